@@ -1,0 +1,41 @@
+# Everything runs from .venv, which the first target that needs it makes.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-fast lint format bench schema clean
+
+demo: $(STAMP)
+	$(BIN)/qb run sweeps/digits.yaml
+	$(BIN)/qb report runs/digits
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+test-fast: $(STAMP)  ## seconds: no Ray, no framework
+	$(BIN)/pytest -m "not ray and not frameworks"
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: $(STAMP)
+	$(BIN)/qb schema > sweeps/sweep.schema.json
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
+
+# torch comes first in the call so that its pin, and with it the CPU build where pip has
+# one, is settled before anything that merely needs "some torch".
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0" \
+		--editable ".[pytorch,tflite,onnxruntime,dev]"
+	touch $@

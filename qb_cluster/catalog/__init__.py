@@ -1,0 +1,1 @@
+"""Model Interface and datasets: what a name in the YAML means."""

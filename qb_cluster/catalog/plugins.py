@@ -1,0 +1,95 @@
+"""Finding plug-ins: a registered name, or an import path ``package.module:callable``.
+
+Ours come through the same entry-point groups as anybody's, so there is no second door.
+"""
+
+import difflib
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Literal, get_args
+
+from qb_cluster.contracts import Ref
+from qb_cluster.errors import PlugInError
+
+Kind = Literal["model", "dataset", "scheme", "metric", "backend"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@cache
+def registered(kind: Kind) -> Mapping[str, EntryPoint]:
+    """Give the entry points of the group ``qb_cluster.<kind>s``, by name."""
+    return {point.name: point for point in entry_points(group=f"qb_cluster.{kind}s")}
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """End an error message with the nearest known name, or with all of them."""
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f"; known: {', '.join(sorted(known))}" if known else ""
+
+
+def check(kind: Kind, target: str) -> None:
+    """Refuse a target that cannot exist, without importing the user's code.
+
+    Raises:
+        PlugInError: no such registered name, a malformed import path, or no such module.
+    """
+    if ":" not in target:
+        if target not in registered(kind):
+            hint = nearest(target, list(registered(kind)))
+            raise PlugInError(
+                f"unknown {kind} '{target}'{hint} (or write package.module:callable)"
+            )
+        return
+    module, _, attribute = target.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts):
+        raise PlugInError(f"'{target}' is no import path; write package.module:callable")
+    top = module.partition(".")[0]
+    if importlib.util.find_spec(top) is None:
+        raise PlugInError(
+            f"{kind} '{target}': no module '{top}' in the folder where qb runs, on PYTHONPATH "
+            "or among the installed packages"
+        )
+
+
+def find(kind: Kind, target: str) -> Any:
+    """Import what a target names.
+
+    Raises:
+        PlugInError: it cannot be imported.
+    """
+    check(kind, target)
+    try:
+        if ":" not in target:
+            return registered(kind)[target].load()
+        module, _, attribute = target.partition(":")
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        raise PlugInError(
+            f"{kind} '{target}' cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    return found
+
+
+def make(kind: Kind, ref: Ref) -> Any:
+    """Call what a ref names with its options.
+
+    Raises:
+        PlugInError: it cannot be imported, is not callable, or raised.
+    """
+    factory = find(kind, ref.target)
+    if not callable(factory):
+        raise PlugInError(f"{kind} '{ref.target}' is not callable")
+    try:
+        return factory(**ref.options)
+    except Exception as error:
+        raise PlugInError(
+            f"{kind} '{ref.label}' raised {type(error).__name__}: {error}"
+        ) from error

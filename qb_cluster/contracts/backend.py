@@ -1,0 +1,135 @@
+"""The contract between the runner and a runtime.
+
+A backend is a small object over one framework. Creating it, and asking it for ``support``,
+imports no framework: the command line does both for every backend a spec names.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qb_cluster.contracts.scheme import Quantization
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Named arrays; examples along axis 0 of each. A lone unnamed input is called ``input``."""
+
+LoadModel = Callable[[], Any]
+"""Gives the float model that the spec names, loaded once per worker. Never change it in place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Whether a backend can do what it is asked, and why not (or with what caveat)."""
+
+    supported: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactFacts:
+    """What an artifact really holds, read from the artifact, not from the request.
+
+    Attributes:
+        parameters: number of parameters of the float model.
+        parameter_bytes: bytes that store them, scales and zero points included; ``None``
+            where the artifact stores floats on purpose (simulated).
+        quantized_parameters: how many of them are stored in (simulated: rounded to) integers.
+        notes: one short clause per surprise, e.g. "2 of 4 weight tensors stay float".
+    """
+
+    parameters: int
+    parameter_bytes: int | None
+    quantized_parameters: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def bits_per_weight(self) -> float | None:
+        """Real bits per parameter: stored bits ÷ parameters. 32 for a float32 model."""
+        if self.parameter_bytes is None or self.parameters == 0:
+            return None
+        return 8 * self.parameter_bytes / self.parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A model in a backend's own format, as bytes that can travel.
+
+    Attributes:
+        data: the file's content.
+        format: file ending without a dot, e.g. ``tflite``, ``onnx``, ``pt``.
+        facts: what was found in it.
+    """
+
+    data: bytes
+    format: str
+    facts: ArtifactFacts
+
+
+class Executable(Protocol):
+    """An artifact ready to run on one device."""
+
+    def __call__(self, inputs: Arrays, /) -> Mapping[str, NDArray[np.float32]]:
+        """Run a batch.
+
+        Args:
+            inputs: every input of the model, ``n`` examples along axis 0.
+
+        Returns:
+            Outputs by name in the model's order, float32, ``n`` examples along axis 0. What
+            one example gives never depends on the others in its batch.
+        """
+
+
+class Backend(Protocol):
+    """One runtime: how it converts, quantizes and runs a model.
+
+    Attributes:
+        name: the name a spec uses, and the extra that installs it.
+        requires: modules that must be importable where it works.
+        distributions: packages whose versions belong in the record of the environment.
+    """
+
+    name: str
+    requires: tuple[str, ...]
+    distributions: tuple[str, ...]
+
+    def support(self, quantization: Quantization) -> Support:
+        """Tell whether this can be done, without importing the framework."""
+
+    def convert(self, model: LoadModel, example: Arrays) -> Artifact:
+        """Turn the float model into this runtime's float artifact: the baseline.
+
+        Args:
+            model: gives the model.
+            example: one real example (axis 0 has length 1), for tracing.
+        """
+
+    def quantize(
+        self,
+        model: LoadModel,
+        baseline: Artifact,
+        quantization: Quantization,
+        calibration: Arrays | None,
+    ) -> Artifact:
+        """Quantize.
+
+        Args:
+            model: gives the float model, for runtimes that start from it.
+            baseline: what ``convert`` gave, for runtimes that start from that.
+            quantization: scheme, bits and execution; ``support`` said yes to it.
+            calibration: calibration examples; given exactly when the scheme's activations
+                are ``static``.
+
+        Raises:
+            UnsupportedError: it turns out only now that this cannot be done to this model.
+        """
+
+    def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
+        """Make an artifact ready to run with this many threads.
+
+        Needs only the runtime; ``model`` is for runtimes whose artifact is weights without
+        code, and others never call it.
+        """

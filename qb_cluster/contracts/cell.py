@@ -1,0 +1,149 @@
+"""A cell: one combination of the sweep, resolved, with everything that decides its numbers."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from qb_cluster.contracts.bits import Bits
+from qb_cluster.contracts.scheme import Execution
+
+Status = Literal[
+    "ok",
+    "failed",
+    "unsupported",
+    "not_applied",
+    "kernel_mismatch",
+    "timeout",
+    "oom",
+    "crashed",
+]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """What a name in the YAML points at.
+
+    Attributes:
+        label: what the tables call it.
+        target: a registered name, or ``package.module:callable``.
+        options_json: keyword arguments for the callable, as canonical JSON.
+    """
+
+    label: str
+    target: str
+    options_json: str = "{}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments for the callable."""
+        options: dict[str, Any] = json.loads(self.options_json)
+        return options
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a cell runs.
+
+    Attributes:
+        name: ``cpu``.
+        threads: threads of every session on it, in quality and in latency alike.
+    """
+
+    name: str = "cpu"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How static activation ranges are found.
+
+    Attributes:
+        samples: how many calibration examples are used at most.
+        seed: which of them.
+        observer: ``minmax``: the true minimum and maximum over all samples.
+    """
+
+    samples: int = 128
+    seed: int = 0
+    observer: Literal["minmax"] = "minmax"
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """How latency is measured: batch of one, float and quantized in ABBA blocks.
+
+    Attributes:
+        warmup_s: seconds of warm-up of each arm, after at least one run.
+        min_runs: timed runs of each arm, at least.
+        min_s: timed seconds of each arm, at least.
+        cap_s: seconds for the whole measurement, at most; what is missing then is flagged.
+        seed: decides which arm starts each block.
+    """
+
+    warmup_s: float = 0.5
+    min_runs: int = 50
+    min_s: float = 1.0
+    cap_s: float = 150.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What is measured, and on how much.
+
+    Attributes:
+        metric: the metric of the comparison.
+        batch_size: examples to a call in the quality stage.
+        examples: evaluation examples used at most, first ones first; ``None`` is all.
+        confidence: of every interval.
+        latency: the protocol, or ``None`` to leave latency out.
+    """
+
+    metric: Ref = Ref("accuracy", "accuracy")
+    batch_size: int = 64
+    examples: int | None = None
+    confidence: float = 0.95
+    latency: Latency | None = Latency()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One row of the results.
+
+    Attributes:
+        cell_id: 16 hex digits, a hash of everything below but ``sweep``, labels and ``reason``.
+        sweep: name of the sweep it was planned for.
+        scheme: ``None`` for the float baseline.
+        bits: ``None`` for the float baseline.
+        execution: ``None`` when no backend supports the cell (``reason`` says why).
+        reason: why it is unsupported, or simulated rather than native, or a caveat.
+        calibration: given exactly when the scheme's activations are static.
+        timeout_s: seconds after which one stage of the cell is killed.
+        baseline_cell_id: the float cell it is compared with; its own id for a baseline.
+    """
+
+    cell_id: str
+    sweep: str
+    model: Ref
+    dataset: Ref
+    backend: Ref
+    device: Device
+    scheme: Ref | None
+    bits: Bits | None
+    execution: Execution | None
+    reason: str
+    calibration: Calibration | None
+    measure: Measure
+    timeout_s: float
+    baseline_cell_id: str
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the float cell that others are compared with."""
+        return self.scheme is None
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether it has a latency stage: never for simulated arithmetic."""
+        return self.execution == "native" and self.measure.latency is not None

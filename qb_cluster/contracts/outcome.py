@@ -1,0 +1,100 @@
+"""What a worker gives back for one stage of one cell. Plain values that travel anywhere."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qb_cluster.contracts.backend import ArtifactFacts
+from qb_cluster.contracts.cell import Status
+
+Stage = Literal["quality", "latency"]
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactRef:
+    """An artifact kept in the run folder, by the digest of its bytes."""
+
+    digest: str
+    format: str
+    facts: ArtifactFacts
+
+
+@dataclass(frozen=True, slots=True)
+class QualityResult:
+    """What the quality stage leaves for others: everything later stages and cells need.
+
+    Attributes:
+        artifact: the artifact that was evaluated.
+        outputs_digest: digest of the evaluation outputs kept in the run folder
+            (baselines only: the cells compared with it read them).
+    """
+
+    artifact: ArtifactRef
+    outputs_digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Per-example results of one cell, in evaluation order; all of length ``n``.
+
+    Attributes:
+        example_ids: stable ids.
+        targets: class index of the target, or -1 where targets are no class indices.
+        predicted: index of the largest output, or -1 where outputs are no class scores.
+        scores: the metric's value per example, float64; NaN where it has none.
+    """
+
+    example_ids: NDArray[np.str_]
+    targets: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    scores: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBlock:
+    """Raw timings of one arm in one block, in the order they were taken.
+
+    Attributes:
+        block: number of the ABBA block, from 0.
+        position: order of this run of samples within its block, from 0.
+        arm: ``baseline`` or ``quantized``.
+        latency_ns: int64 nanoseconds.
+    """
+
+    block: int
+    position: int
+    arm: Literal["baseline", "quantized"]
+    latency_ns: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one stage of one cell ended.
+
+    Attributes:
+        values: columns of the result row that this stage knows.
+        error: one sentence or two for the row; ``None`` when ok.
+        traceback: the whole story, for the row's ``traceback`` column and ``--debug``.
+        quality: given when a quality stage ended ok.
+        predictions: quality stages only.
+        samples: latency stages only.
+        env_id: the environment it ran in; see ``environment``.
+        environment: description of the worker's machine and libraries.
+    """
+
+    cell_id: str
+    stage: Stage
+    status: Status
+    started_at: datetime
+    finished_at: datetime
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+    traceback: str | None = None
+    quality: QualityResult | None = None
+    predictions: Predictions | None = None
+    samples: tuple[SampleBlock, ...] = ()
+    env_id: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Who runs what next: a pure scheduler and the pools that obey it."""

@@ -1,0 +1,67 @@
+"""Every error a user can meet.
+
+::
+
+    QuantBenchError
+    ├── SpecError            the YAML is wrong: file:line:column (exit code 2)
+    ├── RunFolderError       the output folder cannot be used    (exit code 2)
+    ├── PoolError            no workers can be had               (exit code 2)
+    └── CellError            one cell ends with a typed status; the others go on
+        ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
+        ├── DataError        a dataset breaks its contract, or leaks           → failed
+        ├── NonFiniteError   a model returns NaN or infinity                   → failed
+        ├── UnsupportedError the backend finds out late that it cannot         → unsupported
+        └── NotAppliedError  the "quantized" artifact is still float           → not_applied
+
+Messages say what, where, and what to do next.
+"""
+
+from typing import ClassVar
+
+
+class QuantBenchError(Exception):
+    """The root: anything the user, not the programmer, has to read."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class SpecError(QuantBenchError):
+    """The sweep spec is wrong. The message starts with ``file:line:column``."""
+
+
+class RunFolderError(QuantBenchError):
+    """The output folder belongs to another sweep, is in use, or cannot be written."""
+
+
+class PoolError(QuantBenchError):
+    """No workers can be started as the spec demands."""
+
+
+class CellError(QuantBenchError):
+    """One cell cannot give a result; ``status`` is what its row says."""
+
+    status: ClassVar[str] = "failed"
+
+
+class PlugInError(CellError):
+    """A named model, dataset, scheme, metric or backend cannot be found, or raised."""
+
+
+class DataError(CellError):
+    """A dataset breaks its contract, or shares examples between calibration and evaluation."""
+
+
+class NonFiniteError(CellError):
+    """A model returns NaN or infinity."""
+
+
+class UnsupportedError(CellError):
+    """The backend finds out only while quantizing that it cannot."""
+
+    status: ClassVar[str] = "unsupported"
+
+
+class NotAppliedError(CellError):
+    """The artifact that should be quantized is still float."""
+
+    status: ClassVar[str] = "not_applied"

@@ -1,0 +1,1 @@
+"""Inference Runner and Metrics Comparator: quality, deviation, statistics, latency."""

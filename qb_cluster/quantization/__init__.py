@@ -1,0 +1,1 @@
+"""Quantization Engine: the scheme vocabulary and the reference arithmetic, in NumPy."""

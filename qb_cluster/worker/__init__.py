@@ -1,0 +1,1 @@
+"""Runs one stage of one cell; knows neither Ray nor the scheduler."""
