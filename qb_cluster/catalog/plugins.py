@@ -41,9 +41,7 @@ def check(kind: Kind, target: str) -> None:
     if ":" not in target:
         if target not in registered(kind):
             hint = nearest(target, list(registered(kind)))
-            raise PlugInError(
-                f"unknown {kind} '{target}'{hint} (or write package.module:callable)"
-            )
+            raise PlugInError(f"unknown {kind} '{target}'{hint} (or write package.module:callable)")
         return
     module, _, attribute = target.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
@@ -90,6 +88,4 @@ def make(kind: Kind, ref: Ref) -> Any:
     try:
         return factory(**ref.options)
     except Exception as error:
-        raise PlugInError(
-            f"{kind} '{ref.label}' raised {type(error).__name__}: {error}"
-        ) from error
+        raise PlugInError(f"{kind} '{ref.label}' raised {type(error).__name__}: {error}") from error

@@ -36,6 +36,7 @@ from qb_cluster.contracts.scheme import (
     Scheme,
     WeightQuantizer,
 )
+from qb_cluster.contracts.task import Task
 
 __all__ = [
     "STATUSES",
@@ -65,5 +66,6 @@ __all__ = [
     "Stage",
     "Status",
     "Support",
+    "Task",
     "WeightQuantizer",
 ]

@@ -19,6 +19,7 @@ class ArtifactRef:
 
     digest: str
     format: str
+    size_bytes: int
     facts: ArtifactFacts
 
 

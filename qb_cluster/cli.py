@@ -1,0 +1,192 @@
+"""The command line: thin. Each command imports what it needs when it is called."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from qb_cluster.errors import PoolError, QuantBenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from qb_cluster.dispatch.pool import Pool
+    from qb_cluster.spec import SweepSpec
+
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+FAILURES = ("failed", "timeout", "oom", "crashed")
+_SPEC = click.argument("spec", type=click.Path(path_type=Path))
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="qb-cluster", prog_name="qb")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(*, debug: bool) -> None:
+    """Sweeps that measure what quantization does to a model."""
+    del debug  # read by main
+
+
+@cli.command()
+@_SPEC
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def plan(spec: Path, *, as_json: bool) -> None:
+    """Show the cells of a sweep, and what is native, simulated or unsupported, and why."""
+    from qb_cluster.plan import check_size, expand, plan_json_lines, plan_lines
+    from qb_cluster.spec import load_spec
+
+    loaded = load_spec(spec)
+    check_size(loaded)
+    _print_lines((plan_json_lines if as_json else plan_lines)(expand(loaded)))
+
+
+@cli.command()
+@_SPEC
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Run folder; runs/<sweep> unless given."
+)
+@click.option(
+    "--pool",
+    type=click.Choice(["ray", "inline"]),
+    default="ray",
+    show_default=True,
+    help="ray: actors on a local Ray; inline: all in this process, without Ray.",
+)
+def run(spec: Path, out: Path | None, pool: str) -> None:
+    """Run a sweep, or the rest of one that was interrupted."""
+    from rich.console import Console
+
+    from qb_cluster.plan import check_size
+    from qb_cluster.spec import load_spec
+
+    loaded = load_spec(spec)
+    check_size(loaded)
+    failures = _run(loaded, out or Path("runs") / loaded.sweep, pool, Console(stderr=False))
+    if failures:
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Print the comparison of a run and write it as Markdown, CSV and Parquet."""
+    from rich.console import Console
+
+    from qb_cluster.report import write_report
+
+    console = Console()
+    written = write_report(folder, console)
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON Schema of sweep specs, for editors."""
+    from qb_cluster.spec import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 2 cannot start, 3 some cells failed, 130 stopped."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)  # plug-ins are looked up where qb runs
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except QuantBenchError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped; the same command goes on where this one ended", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    """Print the first lines at once and the rest in blocks: a plan may have millions."""
+    lines = iter(lines)
+    size = 1
+    while block := list(itertools.islice(lines, size)):
+        sys.stdout.write("\n".join(block) + "\n")
+        sys.stdout.flush()
+        size = min(2 * size, 1_000)
+
+
+def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> int:
+    """Run a sweep; gives how many of the folder's cells have failed."""
+    from qb_cluster.dispatch.sweep import Sweep
+    from qb_cluster.plan import expand, expected_size
+    from qb_cluster.report.progress import RunProgress
+    from qb_cluster.store.run_folder import RunFolder
+
+    began = time.monotonic()
+    with RunFolder.open(
+        out, sweep=spec.sweep, spec_text=spec.text, spec_digest=spec.digest
+    ) as folder:
+        for problem in folder.problems:
+            console.print(f"warning: {problem}", highlight=False, markup=False)
+        done = len(folder.finished())
+        with RunProgress(console, expected_size(spec), done) as progress:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            sweep = Sweep(
+                expand(spec),
+                folder,
+                lambda: _pool(spec, pool_name, folder.path),
+                spec.digest,
+                progress.finished,
+            )
+            sweep.run()
+        statuses = folder.statuses()
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    console.print(
+        f"{sum(statuses.values())} cells in {out}: {counts} "
+        f"({time.monotonic() - began:.0f} s, {sum(sweep.written.values())} of them now)\n"
+        f"next: qb report {out}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+    return sum(statuses[status] for status in FAILURES)
+
+
+def _pool(spec: "SweepSpec", name: str, folder: Path) -> "Pool":
+    from qb_cluster.nodes.cores import available_cores
+
+    cores = len(available_cores())
+    threads = [device.threads for device in spec.devices]
+    if max(threads) > cores:
+        raise PoolError(
+            f"a device asks for {max(threads)} threads and this machine has {cores} cores; "
+            "lower devices: threads"
+        )
+    if name == "inline":
+        from qb_cluster.dispatch.inline_pool import InlinePool
+
+        return InlinePool(folder / "artifacts", max(threads))
+    from qb_cluster.dispatch.ray_pool import RayPool
+
+    python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return RayPool(
+        folder / "artifacts",
+        folder / "logs",
+        threads=min(threads),
+        cores=cores,
+        import_paths=[str(Path.cwd()), *(str(Path(p).resolve()) for p in python_path if p)],
+    )

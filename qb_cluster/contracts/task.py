@@ -1,0 +1,25 @@
+"""What a worker is asked to do: one stage of one cell."""
+
+from dataclasses import dataclass
+
+from qb_cluster.contracts.cell import Cell
+from qb_cluster.contracts.outcome import QualityResult, Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One stage of one cell, with what earlier stages left for it.
+
+    Attributes:
+        attempt: 1 for the first try.
+        cores: the cores it may use; as many as the device has threads.
+        baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
+        quality: what the cell's own quality stage left; latency stages only.
+    """
+
+    cell: Cell
+    stage: Stage
+    attempt: int
+    cores: tuple[int, ...]
+    baseline: QualityResult | None = None
+    quality: QualityResult | None = None

@@ -1,0 +1,26 @@
+"""The contract between the driver and whatever runs its workers."""
+
+from typing import Protocol
+
+from qb_cluster.contracts import Task
+from qb_cluster.dispatch.events import Event
+
+
+class Pool(Protocol):
+    """Workers that come and go. Used from one thread."""
+
+    def start(self, worker: str, task: Task) -> None:
+        """Hand a stage to an idle worker."""
+
+    def kill(self, worker: str) -> None:
+        """End a worker and bring up another in its place (its ``WorkerUp`` follows)."""
+
+    def wait(self, timeout_s: float | None) -> list[Event]:
+        """Wait for events.
+
+        Args:
+            timeout_s: seconds after which an empty list comes back; ``None`` waits on.
+        """
+
+    def close(self) -> None:
+        """End every worker."""

@@ -1,0 +1,175 @@
+"""The latency protocol: float and quantized interleaved on one device, batch of one.
+
+Both arms are warmed up, then timed in blocks of ABBA or BAAB order (seeded), so that a drift of
+the machine hits both alike (duet benchmarking, arXiv 2001.05811). Each block gives one ratio of
+medians; the speed-up is the geometric mean of the ratios with a t-interval on their logarithms.
+"""
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from qb_cluster.contracts import Latency, SampleBlock
+
+Run = Callable[[], object]
+Arm = Literal["baseline", "quantized"]
+Verdict = Literal["faster", "slower", "equivalent", "undecided"]
+FEWEST_BLOCKS: Final = 5
+MOST_BLOCKS: Final = 50
+EQUIVALENCE: Final = math.log(1.02)  # ±2 %
+NOISY: Final = 0.1  # IQR ÷ median
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """Baseline time ÷ quantized time.
+
+    Attributes:
+        ratio: geometric mean over the blocks.
+        low: lower end of its interval; ``None`` with fewer than two blocks.
+        high: upper end.
+        verdict: ``equivalent`` when the ratio is shown to lie within ±2 % (two one-sided tests),
+            else ``faster`` or ``slower`` when the interval excludes 1, else ``undecided``.
+    """
+
+    ratio: float
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyResult:
+    """What was timed.
+
+    Attributes:
+        blocks: every sample, in order.
+        capped: whether ``cap_s`` ended it before ``min_runs`` and ``min_s`` were reached.
+    """
+
+    blocks: tuple[SampleBlock, ...]
+    capped: bool
+
+    def samples(self, arm: Arm) -> NDArray[np.int64]:
+        """Give all of an arm's samples in nanoseconds, in order."""
+        return np.concatenate([block.latency_ns for block in self.blocks if block.arm == arm])
+
+
+def measure(
+    baseline: Run,
+    quantized: Run,
+    settings: Latency,
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> LatencyResult:
+    """Time both arms.
+
+    Args:
+        baseline: runs the float model once.
+        quantized: runs the quantized model once.
+        settings: how long and how often.
+        clock_ns: a monotonic clock in nanoseconds.
+    """
+    began = clock_ns()
+    arms: dict[Arm, Run] = {"baseline": baseline, "quantized": quantized}
+    cost = {arm: _warm_up(run, settings.warmup_s, clock_ns) for arm, run in arms.items()}
+    n_blocks = min(MOST_BLOCKS, max(FEWEST_BLOCKS, math.ceil(settings.min_runs / 2)))
+    runs = {
+        arm: max(
+            math.ceil(settings.min_runs / (2 * n_blocks)),
+            math.ceil(settings.min_s * 1e9 / (2 * n_blocks) / cost[arm]),
+        )
+        for arm in arms
+    }
+    rng = np.random.default_rng(settings.seed)
+    blocks: list[SampleBlock] = []
+    capped = False
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for block in range(n_blocks):
+            first: Arm = "baseline" if rng.integers(2) else "quantized"
+            second: Arm = "quantized" if first == "baseline" else "baseline"
+            for position, arm in enumerate((first, second, second, first)):
+                samples = _time(arms[arm], runs[arm], clock_ns)
+                blocks.append(SampleBlock(block, position, arm, samples))
+            if clock_ns() - began > settings.cap_s * 1e9 and block + 1 < n_blocks:
+                capped = True
+                break
+    finally:
+        if collecting:
+            gc.enable()
+    return LatencyResult(tuple(blocks), capped)
+
+
+def speedup(result: LatencyResult, confidence: float) -> Speedup:
+    """Give the speed-up with its interval."""
+    numbers = sorted({block.block for block in result.blocks})
+    logs = np.array([math.log(_block_ratio(result, number)) for number in numbers])
+    mean = float(logs.mean())
+    if len(logs) < 2:
+        return Speedup(math.exp(mean), None, None, "undecided")
+    error = float(logs.std(ddof=1) / math.sqrt(len(logs)))
+    reach = float(stats.t.ppf((1 + confidence) / 2, len(logs) - 1)) * error
+    one_sided = float(stats.t.ppf(confidence, len(logs) - 1)) * error
+    low, high = mean - reach, mean + reach
+    verdict: Verdict = "undecided"
+    if abs(mean) + one_sided < EQUIVALENCE:
+        verdict = "equivalent"
+    elif low > 0:
+        verdict = "faster"
+    elif high < 0:
+        verdict = "slower"
+    return Speedup(math.exp(mean), math.exp(low), math.exp(high), verdict)
+
+
+def spread(samples: NDArray[np.int64]) -> tuple[int, int]:
+    """Give median and interquartile range, in whole nanoseconds."""
+    quarter, median, three = np.percentile(samples, [25, 50, 75])
+    return round(float(median)), round(float(three - quarter))
+
+
+def _warm_up(run: Run, seconds: float, clock_ns: Callable[[], int]) -> float:
+    """Run at least once and for ``seconds``; give the mean nanoseconds of the later half."""
+    times = []
+    began = clock_ns()
+    while True:
+        before = clock_ns()
+        run()
+        times.append(clock_ns() - before)
+        if clock_ns() - began >= seconds * 1e9:
+            break
+    later = times[len(times) // 2 :]
+    return max(1.0, sum(later) / len(later))
+
+
+def _time(run: Run, runs: int, clock_ns: Callable[[], int]) -> NDArray[np.int64]:
+    times = np.empty(runs, dtype=np.int64)
+    for index in range(runs):
+        before = clock_ns()
+        run()
+        times[index] = clock_ns() - before
+    return times
+
+
+def _block_ratio(result: LatencyResult, number: int) -> float:
+    medians = {
+        arm: max(
+            1.0,
+            float(
+                np.median(
+                    np.concatenate(
+                        [b.latency_ns for b in result.blocks if b.block == number and b.arm == arm]
+                    )
+                )
+            ),
+        )
+        for arm in ("baseline", "quantized")
+    }
+    return medians["baseline"] / medians["quantized"]

@@ -1,0 +1,62 @@
+"""Cores and threads of this process."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+
+import psutil
+
+# Every framework's own thread pool reads one of these when it is first imported.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def available_cores() -> tuple[int, ...]:
+    """Give the cores this process may use, in order; all of them where the OS cannot tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return tuple(sorted(os.sched_getaffinity(0)))
+    return tuple(range(os.cpu_count() or 1))
+
+
+@contextlib.contextmanager
+def pinned(cores: Sequence[int]) -> Iterator[bool]:
+    """Pin every thread of this process to ``cores``, and undo it afterwards.
+
+    Yields:
+        Whether it worked; a platform without affinity, or a core that is gone, gives False.
+    """
+    before = available_cores()
+    worked = _pin(cores)
+    try:
+        yield worked
+    finally:
+        if worked:
+            _pin(before)
+
+
+@contextlib.contextmanager
+def normal_niceness() -> Iterator[int]:
+    """Raise this process to niceness 0 where that is allowed; yields the niceness it has."""
+    process = psutil.Process()
+    before = process.nice()
+    if before > 0:
+        with contextlib.suppress(psutil.AccessDenied):
+            process.nice(0)
+    try:
+        yield process.nice()
+    finally:
+        if process.nice() != before:
+            process.nice(before)
+
+
+def _pin(cores: Sequence[int]) -> bool:
+    if not hasattr(os, "sched_setaffinity"):
+        return False
+    try:
+        # A thread keeps the affinity it was born with, so setting the process's alone would
+        # leave thread pools that exist already where they are.
+        for thread in psutil.Process().threads():
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.sched_setaffinity(thread.id, cores)
+    except OSError:
+        return False
+    return True
