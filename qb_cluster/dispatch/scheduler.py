@@ -157,7 +157,8 @@ class Scheduler:
             job = worker.job
             del self._workers[name]
             self._open -= 1
-            error = f"the {job.stage} stage ran past timeout_s = {job.cell.timeout_s:g} s and was killed"
+            limit = f"timeout_s = {job.cell.timeout_s:g} s"
+            error = f"the {job.stage} stage ran past {limit} and was killed"
             actions += [Kill(name), *self._give_up(job, "timeout", error)]
         return actions
 
@@ -182,6 +183,7 @@ class Scheduler:
         actions: list[Action] = []
         if cell.is_timed:
             baseline = outcome.quality if cell.is_baseline else job.baseline
+            outcome = replace(outcome, predictions=None)  # durable already, and may be large
             self._queue(_Job(cell, "latency", alone=True, baseline=baseline, quality=outcome))
         else:
             actions.append(Finish(cell, (outcome,), "ok", None, job.attempt))

@@ -1,3 +1,4 @@
+import itertools
 import random
 from collections import Counter
 
@@ -109,9 +110,7 @@ def test_a_worker_keeps_the_model_it_has_loaded():
         bench.end(worker)
         bench.running = dict(reversed(bench.running.items()))
     changes = sum(
-        one != two
-        for models in by_worker.values()
-        for one, two in zip(models, models[1:], strict=False)
+        one != two for models in by_worker.values() for one, two in itertools.pairwise(models)
     )
     assert changes <= 2, by_worker
 

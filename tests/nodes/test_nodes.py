@@ -1,0 +1,64 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from qb_cluster.nodes import environment
+from qb_cluster.nodes.cores import available_cores, pinned
+from qb_cluster.nodes.load import Load
+
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system cannot pin threads"
+)
+
+
+def test_an_environment_is_json_and_its_id_follows_its_content():
+    description = environment.describe(["numpy", "no-such-package"])
+    assert json.loads(json.dumps(description)) == description
+    assert description["libraries"]["no-such-package"] is None
+    changed = description | {"cpu_model": "another"}
+    assert environment.env_id(description) == environment.env_id(dict(description))
+    assert environment.env_id(description) != environment.env_id(changed)
+
+
+@needs_affinity
+def test_pinning_reaches_threads_that_exist_already_and_is_undone():
+    before = available_cores()
+    seen = []
+    go, done = threading.Event(), threading.Event()
+
+    def look():
+        go.wait()
+        seen.append(os.sched_getaffinity(0))
+        done.set()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    with pinned(before[:1]) as worked:
+        go.set()
+        done.wait()
+        assert worked
+        assert seen == [{before[0]}]
+    thread.join()
+    assert available_cores() == before
+
+
+@needs_affinity
+def test_cores_that_do_not_exist_leave_the_process_unpinned():
+    before = available_cores()
+    with pinned([10_000]) as worked:
+        assert not worked
+    assert available_cores() == before
+
+
+def test_a_busy_neighbour_is_seen_and_our_own_work_is_not():
+    first = Load.now()
+    neighbour = subprocess.run(
+        [sys.executable, "-c", "import time; t = time.time()\nwhile time.time() < t + 0.6: pass"],
+        check=True,
+    )
+    assert neighbour.returncode == 0
+    assert Load.now().foreign_cores(first) > 0.4
