@@ -8,6 +8,7 @@ cannot stop a running actor call in any other way.
 import faulthandler
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -104,6 +105,9 @@ class RayPool:
                 f"Ray does not start ({type(error).__name__}: {error}); `--pool inline` runs "
                 "the sweep without it"
             ) from error
+        # Ray's own notices of dead workers are printed even with log_to_driver=False, and no
+        # public setting stops them. Such a death is a typed row here, with a better message.
+        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
         for _ in range(max(1, cores // threads)):
             self._spawn()
 
@@ -201,9 +205,11 @@ class RayPool:
     def _last_words(self, worker: str) -> str:
         """Condense a fault handler's report: what happened, and the innermost frames."""
         try:
-            lines = self._crash_log(worker).read_text(encoding="utf-8").splitlines()
+            report = self._crash_log(worker).read_text(encoding="utf-8")
         except OSError:
             return ""
-        fatal = [line for line in lines if line.startswith("Fatal Python error")]
-        frames = [line.strip() for line in lines if line.strip().startswith("File ")]
-        return " ".join([*fatal[:1], *frames[:2]])
+        fatal, _, _ = report.partition("\n")
+        _, _, crashing_thread = report.partition("Current thread")
+        frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', crashing_thread)
+        where = [f"{Path(file).name}:{line} in {name}" for file, line, name in frames[:2]]
+        return f"{fatal} at {', called from '.join(where)}" if where else fatal

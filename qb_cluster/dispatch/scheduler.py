@@ -171,7 +171,7 @@ class Scheduler:
         if outcome.status != "ok" or outcome.quality is None:
             return [
                 Finish(cell, (outcome,), outcome.status, outcome.error, job.attempt),
-                *self._baseline_failed(cell, f"{outcome.status}: {outcome.error}"),
+                *self._baseline_failed(cell, f"ended {outcome.status}: {outcome.error}"),
             ]
         actions: list[Action] = []
         if cell.is_baseline or cell.is_timed:
@@ -196,7 +196,7 @@ class Scheduler:
         outcomes = (job.quality,) if job.quality else ()
         actions: list[Action] = [Finish(job.cell, outcomes, status, error, job.attempt)]
         if job.stage == "quality":
-            actions += self._baseline_failed(job.cell, f"{status}: {error}")
+            actions += self._baseline_failed(job.cell, f"ended {status}: {error}")
         return actions
 
     def _baseline_ready(self, baseline_id: str, result: QualityResult) -> None:
@@ -234,9 +234,7 @@ class Scheduler:
         """A baseline whose row is written: its result is kept, unless it failed."""
         kept = self._kept.get(baseline.cell_id)
         self._baselines[baseline.cell_id] = (
-            kept[0].quality
-            if kept and kept[0].quality
-            else f"its row of an earlier run says why ({baseline.cell_id})"
+            kept[0].quality if kept and kept[0].quality else "has no result; its own row says why"
         )
 
     def _admit(self, cell: Cell) -> list[Action]:
@@ -322,4 +320,6 @@ def _group(cell: Cell) -> Group:
 
 
 def _not_run(cell: Cell, why: str) -> Finish:
-    return Finish(cell, (), "failed", f"not run, since its float baseline ended as {why}", 0)
+    return Finish(
+        cell, (), "failed", f"not run: its float baseline {cell.baseline_cell_id} {why}", 0
+    )

@@ -1,0 +1,59 @@
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+STRANGER = Path(__file__).parent / "stranger" / "stranger.py"
+LATENCY = "{warmup_s: 0.01, min_runs: 10, min_s: 0.02}"
+
+
+class Place:
+    """A stranger's folder, and qb run there as a user would."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        shutil.copy(STRANGER, folder)
+
+    def spec(self, text, name="sweep.yaml"):
+        (self.folder / name).write_text(text)
+        return name
+
+    def command(self, *arguments):
+        return [str(Path(sys.executable).parent / "qb"), *arguments]
+
+    def qb(self, *arguments, env=None):
+        return subprocess.run(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=os.environ | (env or {}),
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def popen(self, *arguments):
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def results(self, out):
+        frame = pd.read_parquet(self.folder / out / "results")
+        assert frame["cell_id"].is_unique
+        return frame
+
+    def log(self):
+        path = self.folder / "log.txt"
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)

@@ -1,0 +1,158 @@
+"""What somebody outside the project plugs in: a model, a dataset, a scheme, a metric, a backend.
+
+Nothing here is known to qb_cluster; the tests copy this file into a folder of its own and sweep
+over it by import path and by entry point. The models are linear classifiers in NumPy, so that
+a cell takes milliseconds. Everything the backend is asked to do goes to a log beside this file.
+"""
+
+import io
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization, Scheme, Support
+from qb_cluster.quantization.affine import (
+    affine_qparams,
+    quantize_dequantize_affine,
+    quantize_dequantize_symmetric,
+    quantize_symmetric,
+)
+
+FEATURES, CLASSES = 8, 4
+
+
+class Linear:
+    """Scores = x · weightsᵀ."""
+
+    def __init__(self, weights):
+        self.weights = weights.astype(np.float32)
+
+
+def centres():
+    return np.random.default_rng(7).standard_normal((CLASSES, FEATURES))
+
+
+def centroids(scale=1.0):
+    """A model: scores are inner products with the class centres."""
+    return Linear(centres() * scale)
+
+
+def raises():
+    raise ValueError("the weights file is not there")
+
+
+def returns_nan():
+    return Linear(np.full((CLASSES, FEATURES), np.nan))
+
+
+def segfaults():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def loops_forever():
+    while True:
+        pass
+
+
+def too_large():
+    raise MemoryError
+
+
+def calls_exit():
+    raise SystemExit(1)
+
+
+def blobs(count=200, spread=1.5):
+    """A dataset: Gaussian blobs around the centres."""
+    rng = np.random.default_rng(3)
+    targets = rng.integers(0, CLASSES, count)
+    inputs = centres()[targets] + spread * rng.standard_normal((count, FEATURES))
+    return {"inputs": inputs.astype(np.float32), "targets": targets}
+
+
+def round_to_powers_of_two(weights, bits):
+    exponents = np.rint(np.log2(np.maximum(np.abs(weights), 1e-6)))
+    top = exponents.max()
+    kept = np.maximum(exponents, top - 2 ** (bits - 1) + 2)
+    return (np.sign(weights) * 2.0**kept).astype(np.float32)
+
+
+def powers_of_two():
+    """A scheme with arithmetic of its own."""
+    return Scheme("powers_of_two", weight_quantizer=round_to_powers_of_two)
+
+
+def top_k(outputs, targets, k=2):
+    """A metric with an option."""
+    best = np.argsort(-outputs, axis=1)[:, :k]
+    return (best == targets[:, None]).any(axis=1).astype(float)
+
+
+def log(word):
+    with (Path(__file__).parent / "log.txt").open("a") as file:
+        file.write(word + "\n")
+
+
+class NumpyBackend:
+    """A runtime: NumPy. Its only native kernel is int8 weights; it simulates the rest."""
+
+    name = "numpy"
+    requires = ("numpy",)
+    distributions = ("numpy",)
+
+    def __init__(self, pause_s=0.0):
+        self.pause_s = pause_s
+
+    def support(self, quantization: Quantization) -> Support:
+        native = quantization.scheme.name == "weight_only" and quantization.bits.weight in (2, 8)
+        if quantization.execution == "simulated" or native:
+            return Support(True)
+        return Support(False, "the int8 kernel takes weights alone")
+
+    def convert(self, model, example):
+        weights = model().weights
+        log("convert")
+        return _artifact({"weights": weights}, weights.size, 0, weights.nbytes)
+
+    def quantize(self, model, baseline, quantization, calibration):
+        weights = np.load(io.BytesIO(baseline.data))["weights"]
+        bits = quantization.bits
+        log(f"quantize {quantization.scheme.name} {bits}")
+        time.sleep(self.pause_s)
+        if quantization.execution == "native":
+            if bits.weight == 2:  # a recipe that is accepted and does nothing
+                return _artifact({"weights": weights}, weights.size, 0, weights.nbytes)
+            integers, scale = quantize_symmetric(weights, bits.weight)
+            arrays = {"integers": integers.astype(np.int8), "scale": scale}
+            return _artifact(arrays, weights.size, weights.size, weights.size + scale.nbytes)
+        rounding = quantization.scheme.weight_quantizer or quantize_dequantize_symmetric
+        arrays = {"weights": rounding(weights, bits.weight)}
+        if calibration is not None:
+            x = calibration["input"]
+            arrays["input"] = np.array([*affine_qparams(x.min(), x.max(), bits.activation)])
+            arrays["bits"] = np.array(bits.activation)
+        return _artifact(arrays, weights.size, weights.size, None)
+
+    def open(self, artifact, model, threads):
+        arrays = dict(np.load(io.BytesIO(artifact.data)))
+        weights = arrays.get("weights")
+        if weights is None:
+            weights = arrays["integers"] * arrays["scale"]
+
+        def run(inputs):
+            x = inputs["input"]
+            if "input" in arrays:
+                scale, zero_point = arrays["input"]
+                x = quantize_dequantize_affine(x, scale, int(zero_point), int(arrays["bits"]))
+            return {"scores": (x @ weights.T).astype(np.float32)}
+
+        return run
+
+
+def _artifact(arrays, parameters, quantized, stored):
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return Artifact(buffer.getvalue(), "npz", ArtifactFacts(parameters, stored, quantized))
