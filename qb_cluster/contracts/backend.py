@@ -79,7 +79,8 @@ class Executable(Protocol):
 
         Returns:
             Outputs by name in the model's order, float32, ``n`` examples along axis 0. What
-            one example gives never depends on the others in its batch.
+            one example gives never depends on the others in its batch, but for the rounding
+            of float sums, which may depend on the batch's size.
         """
 
 
@@ -132,4 +133,7 @@ class Backend(Protocol):
 
         Needs only the runtime; ``model`` is for runtimes whose artifact is weights without
         code, and others never call it.
+
+        Raises:
+            UnsupportedError: this runtime has no kernels for what the artifact holds.
         """

@@ -85,4 +85,5 @@ def quantize_dequantize_affine(
 ) -> NDArray[np.float32]:
     """Round activations to the 2^bits levels of an affine quantizer; float32 out."""
     integers = np.clip(np.rint(values / scale) + zero_point, 0, 2**bits - 1)
-    return ((integers - zero_point) * scale).astype(np.float32)
+    restored: NDArray[np.float32] = ((integers - zero_point) * scale).astype(np.float32)
+    return restored

@@ -1,0 +1,235 @@
+"""Running a ``.tflite``: needs Python, NumPy and ai-edge-litert or tflite-runtime.
+
+This file imports nothing else of this project, so that it can be copied to a board alone.
+"""
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_IDENTIFIER = b"TFL3"
+
+
+@dataclass(frozen=True, slots=True)
+class _Port:
+    """One input or output of the model.
+
+    Attributes:
+        name: its name in the signature.
+        index: the tensor's number.
+        dtype: what the tensor holds.
+        scale: size of one integer step; 0 where the tensor is not quantized.
+        zero_point: the integer that stands for 0.0.
+    """
+
+    name: str
+    index: int
+    dtype: np.dtype[Any]
+    scale: float
+    zero_point: int
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Turn values into what the tensor takes."""
+        if not self.scale:
+            return np.ascontiguousarray(values, self.dtype)
+        limits = np.iinfo(self.dtype)
+        steps: NDArray[np.float32] = np.rint(values / np.float32(self.scale)) + self.zero_point
+        return np.clip(steps, limits.min, limits.max).astype(self.dtype)
+
+    def decode(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Turn what the tensor gave into values."""
+        values = stored.astype(np.float32, copy=False)
+        return (values - self.zero_point) * np.float32(self.scale) if self.scale else values
+
+
+class TFLiteExecutable:
+    """A ``.tflite`` file of batch 1 with one signature, ready to run.
+
+    Args:
+        data: the file.
+        threads: threads that its kernels may use.
+
+    Attributes:
+        signature: name of the signature.
+
+    Raises:
+        ValueError: the file is cut off or no TFLite model, or an input or output has no batch
+            axis of 1.
+        NotImplementedError: only tflite-runtime is installed, and is known to run this file
+            wrongly.
+        RuntimeError: the runtime lacks a kernel.
+    """
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        _require_whole(data)
+        self._interpreter = _interpreter(data, threads)
+        self.signature: str = next(iter(self._interpreter.get_signature_list()))
+        # The runner of a signature must be gone before invoke(): it holds the interpreter.
+        runner = self._interpreter.get_signature_runner(self.signature)
+        self._inputs = _ports(runner.get_input_details(), self._interpreter.get_input_details())
+        self._outputs = _ports(runner.get_output_details(), self._interpreter.get_output_details())
+        if len(self._outputs) == 1:
+            self._output_names = ["output"]
+        else:
+            self._output_names = [port.name for port in self._outputs]
+
+    def __call__(self, inputs: Mapping[str, NDArray[Any]], /) -> dict[str, NDArray[np.float32]]:
+        """Run ``n`` examples, one by one: none can touch its neighbours.
+
+        Args:
+            inputs: by name, each ``(n, …)``; a lone input may have any name.
+
+        Returns:
+            Outputs by name, each ``(n, …)``; a lone output is called ``output``.
+
+        Raises:
+            ValueError: an input is missing or has the wrong shape.
+        """
+        fed = self._encode(inputs)
+        count = len(fed[0])
+        if count == 1:  # what latency is measured on: nothing to cut or to join
+            stored = self._run(fed)
+        else:
+            rows = [self._run([values[row : row + 1] for values in fed]) for row in range(count)]
+            stored = [np.concatenate(column) for column in zip(*rows, strict=True)]
+        return {
+            name: port.decode(values)
+            for name, port, values in zip(self._output_names, self._outputs, stored, strict=True)
+        }
+
+    def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Give each example by the names, and in the types, that the signature has."""
+        fed = self._encode(inputs)
+        names = [port.name for port in self._inputs]
+        for row in range(len(fed[0])):
+            yield dict(zip(names, (values[row : row + 1] for values in fed), strict=True))
+
+    def _run(self, example: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        """Run one example, given and returned as the tensors hold it."""
+        interpreter = self._interpreter
+        for port, values in zip(self._inputs, example, strict=True):
+            interpreter.set_tensor(port.index, values)
+        interpreter.invoke()
+        return [interpreter.get_tensor(port.index) for port in self._outputs]
+
+    def _encode(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+        """Give what each input tensor takes, in the model's order."""
+        if len(inputs) == len(self._inputs) == 1:
+            return [self._inputs[0].encode(values) for values in inputs.values()]
+        missing = [port.name for port in self._inputs if port.name not in inputs]
+        if missing:
+            raise ValueError(
+                f"the batch has no input {', '.join(missing)}; it has {', '.join(inputs)}"
+            )
+        return [port.encode(inputs[port.name]) for port in self._inputs]
+
+
+def _ports(
+    named: Mapping[str, Mapping[str, Any]], ordered: list[Mapping[str, Any]]
+) -> tuple[_Port, ...]:
+    """Describe inputs or outputs in the model's order; signatures list them by the alphabet."""
+    order = [details["index"] for details in ordered]
+    ports = []
+    for name, details in sorted(named.items(), key=lambda item: order.index(item[1]["index"])):
+        shape = tuple(int(size) for size in details["shape"])
+        if shape[:1] != (1,):
+            raise ValueError(f"'{name}' has shape {shape}; axis 0 must be a batch of 1")
+        scale, zero_point = details["quantization"]
+        ports.append(_Port(name, details["index"], np.dtype(details["dtype"]), scale, zero_point))
+    return tuple(ports)
+
+
+def _interpreter(data: bytes, threads: int) -> Any:
+    """Load the file into whichever runtime is installed."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError:
+        from tflite_runtime.interpreter import Interpreter
+
+        interpreter = Interpreter(model_content=data, num_threads=threads)
+        _refuse_float_times_integer(interpreter)
+    else:
+        interpreter = Interpreter(model_content=data, num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def _refuse_float_times_integer(interpreter: Any) -> None:
+    """Refuse dynamic quantization on tflite-runtime 2.14, the last there is.
+
+    It knows neither fully-connected weights with a scale per channel nor 4-bit convolutions,
+    and instead of saying so returns garbage.
+
+    Raises:
+        NotImplementedError: an operation takes float activations and integer weights.
+    """
+    tensors = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    for operation in interpreter._get_ops_details():  # noqa: SLF001  nothing public lists them
+        dtypes = [tensors.get(index) for index in operation["inputs"][:2]]
+        if dtypes == [np.float32, np.int8]:
+            raise NotImplementedError(
+                "tflite-runtime is known to return garbage for dynamic quantization by "
+                f"ai-edge-quantizer ({operation['op_name']} with float activations and integer "
+                "weights); install ai-edge-litert here, or quantize weight_only or static"
+            )
+
+
+def _require_whole(data: bytes) -> None:
+    """Refuse a file whose end is missing: tflite-runtime reads past it and dies.
+
+    Operator codes and buffers are what the writers of TFLite files put last, so a cut anywhere
+    takes some of them away. (Damage in the middle is for the carrier's digest to find.)
+
+    Raises:
+        ValueError: the file is cut off, or is no TFLite model.
+    """
+    try:
+        whole = data[4:8] == _IDENTIFIER and _end(data) <= len(data)
+    except struct.error:
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"these {len(data)} bytes are no whole TFLite model; the file was cut off on its way: "
+            "copy or prepare it again"
+        )
+
+
+def _end(data: bytes) -> int:
+    """Find the end of a model's last operator code or buffer, in bytes.
+
+    Layout: https://flatbuffers.dev/internals; fields are numbered as in TFLite's schema.fbs.
+    """
+
+    def read(kind: str, at: int) -> int:
+        return int(struct.unpack_from(f"<{kind}", data, at)[0])
+
+    def follow(at: int) -> int:
+        return at + read("I", at)
+
+    def field(table: int, number: int) -> int:
+        """Give a field's position, or 0 where the table lacks it."""
+        layout, slot = table - read("i", table), 4 + 2 * number
+        offset = read("H", layout + slot) if slot < read("H", layout) else 0
+        return table + offset if offset else 0
+
+    def tables(table: int, number: int) -> list[int]:
+        at = field(table, number)
+        if not at:
+            return []
+        vector = follow(at)
+        return [follow(vector + 4 + 4 * item) for item in range(read("I", vector))]
+
+    model = follow(0)
+    operator_codes, buffers = tables(model, 1), tables(model, 4)
+    ends = [table + read("H", table - read("i", table) + 2) for table in operator_codes + buffers]
+    for buffer in buffers:
+        if content := field(buffer, 0):
+            ends.append(follow(content) + 4 + read("I", follow(content)))
+        # Contents of files over 2 GB lie behind the flatbuffer, at an offset of their own.
+        if (offset := field(buffer, 1)) and (size := field(buffer, 2)):
+            ends.append(read("Q", offset) + read("Q", size))
+    return max(ends, default=model)
