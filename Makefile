@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format bench schema clean
+.PHONY: demo test test-fast lint format schema constraints clean
 
 demo: $(STAMP)
 	$(BIN)/qb run sweeps/digits.yaml
@@ -28,6 +28,12 @@ format: $(STAMP)
 
 schema: $(STAMP)
 	$(BIN)/qb schema > sweeps/sweep.schema.json
+
+# The local part of torch's version (+cpu, +cu…) is left out: the pin is right for both.
+constraints: $(STAMP)
+	(sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --all --exclude-editable \
+		| grep -vE '^(pip|wheel)==' | sed -E 's/^torch==.*/torch==2.13.0/') > $(VENV)/constraints.new
+	mv $(VENV)/constraints.new constraints.txt
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache

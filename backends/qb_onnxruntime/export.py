@@ -1,0 +1,120 @@
+"""From a torch module to the bytes of an ONNX file."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+
+from qb_cluster.contracts import Arrays
+from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_onnxruntime.quiet import quiet
+
+OPSET = 21
+"""The first with 4- and 16-bit integers in DequantizeLinear; the exporter's own default is 20."""
+
+LARGEST_FILE = 2**31 - 1
+LONE_INPUT = "input"
+LONE_OUTPUT = "output"
+
+
+def export(model: Any, example: Arrays) -> bytes:
+    """Export a module in evaluation mode, with a batch of any size, without changing it.
+
+    Args:
+        model: the module. Its inputs are those of ``example`` by keyword; a lone one called
+            ``input`` goes by position.
+        example: one example (axis 0 has length 1).
+
+    Raises:
+        PlugInError: the model is not a ``torch.nn.Module``.
+        UnsupportedError: it cannot be exported, or is too large for one ONNX file.
+    """
+    if not isinstance(model, torch.nn.Module):
+        raise PlugInError(
+            f"onnxruntime converts a torch.nn.Module, and the model is a {type(model).__qualname__}"
+            "; let the model's callable return a module, or leave this backend out for it"
+        )
+    _check_size(model)
+    if any(module.training for module in model.modules()):
+        model = copy.deepcopy(model).eval()
+    # Two examples, because a traced batch of one is taken for a constant.
+    tensors = {
+        name: torch.from_numpy(np.repeat(array, 2, axis=0)) for name, array in example.items()
+    }
+    batch = {0: torch.export.Dim("batch")}
+    by_position = set(tensors) == {LONE_INPUT}
+    args = tuple(tensors.values()) if by_position else ()
+    kwargs = {} if by_position else tensors
+    with torch.no_grad():
+        outputs = output_names(model(*args, **kwargs))
+    try:
+        with quiet():
+            program = torch.onnx.export(
+                model,
+                args,
+                kwargs=kwargs,
+                input_names=list(tensors),
+                output_names=outputs,
+                opset_version=OPSET,
+                dynamic_shapes=(batch,) if by_position else dict.fromkeys(tensors, batch),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise UnsupportedError(
+            "torch.onnx.export cannot convert this model with a batch of any size: "
+            f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+        ) from error
+    assert program is not None
+    return _cleaned(program.model_proto)
+
+
+def _check_size(model: torch.nn.Module) -> None:
+    size = sum(tensor.nbytes for tensor in model.state_dict().values())
+    if size > LARGEST_FILE:
+        raise UnsupportedError(
+            f"the model's weights take {size / 2**30:.1f} GiB, and one ONNX file holds at most "
+            "2 GiB; leave onnxruntime out of the backends of this model"
+        )
+
+
+def output_names(raw: Any) -> list[str]:
+    """Name what a module returned: a tensor, a sequence or a mapping of them.
+
+    Raises:
+        UnsupportedError: there is something else in it.
+    """
+    if isinstance(raw, torch.Tensor):
+        return [LONE_OUTPUT]
+    members: dict[str, Any] = {}
+    if isinstance(raw, Mapping):
+        members = {str(name): member for name, member in raw.items() if member is not None}
+    elif isinstance(raw, tuple | list):
+        members = {f"{LONE_OUTPUT}_{i}": member for i, member in enumerate(raw)}
+    strange = {
+        type(member).__name__ for member in members.values() if not isinstance(member, torch.Tensor)
+    }
+    if strange or not members:
+        raise UnsupportedError(
+            f"the model returns a {type(raw).__name__} of {', '.join(sorted(strange)) or 'nothing'}"
+            "; onnxruntime needs a tensor, or a tuple or mapping of tensors"
+        )
+    return list(members)
+
+
+def _cleaned(model: onnx.ModelProto) -> bytes:
+    """Serialize without the stack traces the exporter leaves at every node.
+
+    They name folders of this machine, so the same model would have another digest elsewhere.
+    """
+    graph = model.graph
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    return bytes(model.SerializeToString())

@@ -1,0 +1,96 @@
+"""Running an ONNX file. Needs onnxruntime and NumPy, nothing else."""
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from qb_cluster.contracts import Arrays
+from qb_cluster.errors import CellError
+
+ONE_BY_ONE = "qb_one_by_one"
+"""Metadata key of a file whose activation ranges span the batch, so that examples must not meet."""
+
+ERRORS_ONLY = 3
+
+
+class Session:
+    """An ONNX file open on the CPU.
+
+    Args:
+        data: content of the file.
+        threads: threads that share the work of one operator.
+
+    Raises:
+        CellError: onnxruntime cannot read the file.
+    """
+
+    __slots__ = ("_names", "_one_by_one", "_run")
+
+    def __init__(self, data: bytes, threads: int) -> None:
+        try:
+            session = ort.InferenceSession(
+                data, session_options(threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise CellError(
+                f"onnxruntime {ort.__version__} cannot open this artifact of {len(data)} bytes "
+                f"({error}); if it was made by newer versions, install those here"
+            ) from error
+        self._run = session.run
+        self._names: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
+        self._one_by_one = ONE_BY_ONE in session.get_modelmeta().custom_metadata_map
+
+    def __call__(self, inputs: Arrays, /) -> Mapping[str, NDArray[np.float32]]:
+        """Run a batch: ``n`` examples along axis 0 of every input and every output."""
+        if self._one_by_one and (count := len(next(iter(inputs.values())))) > 1:
+            rows = [
+                self._run(None, {name: array[i : i + 1] for name, array in inputs.items()})
+                for i in range(count)
+            ]
+            results = [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+        else:
+            results = self._run(None, inputs)
+        return dict(zip(self._names, map(_float32, results), strict=True))
+
+
+def session_options(threads: int) -> Any:
+    """Give options for a quiet session that keeps to its threads and leaves others in peace."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = ERRORS_ONLY
+    # Idle threads spin after a run by default. With a float and a quantized session open side by
+    # side (as when they are timed against each other) the one's spinning slowed the other by
+    # 1.1–4.5 times on two cores, and not both alike. So they spin within a run only.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    if int8_products_saturate():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+@cache
+def int8_products_saturate() -> bool:
+    """Tell whether this is an x86 CPU without VNNI.
+
+    Its fast uint8 × int8 kernels add pairs of products in 16 bits, which saturates: the same file
+    then gives other numbers than elsewhere (onnxruntime issue 6004). There we take the exact
+    kernels; not everywhere, as onnxruntime would use them on VNNI machines too (20 % slower).
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux: the flags are unknown, and exact is right everywhere
+        return True
+    return "avx512_vnni" not in flags and "avx_vnni" not in flags
+
+
+def _float32(array: NDArray[Any]) -> NDArray[np.float32]:
+    return array if array.dtype == np.float32 else array.astype(np.float32)
