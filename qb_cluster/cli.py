@@ -137,13 +137,18 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
     from qb_cluster.store.run_folder import RunFolder
 
     began = time.monotonic()
+    planned = expected_size(spec)
     with RunFolder.open(
-        out, sweep=spec.sweep, spec_text=spec.text, spec_digest=spec.digest
+        out,
+        sweep=spec.sweep,
+        spec_text=spec.text,
+        spec_digest=spec.digest,
+        planned_cells=planned,
     ) as folder:
         for problem in folder.problems:
             console.print(f"warning: {problem}", highlight=False, markup=False)
         done = len(folder.finished())
-        with RunProgress(console, expected_size(spec), done) as progress:
+        with RunProgress(console, planned, done) as progress:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             sweep = Sweep(
                 expand(spec),

@@ -48,7 +48,11 @@ def check(kind: Kind, target: str) -> None:
     if not all(part.isidentifier() for part in parts):
         raise PlugInError(f"'{target}' is no import path; write package.module:callable")
     top = module.partition(".")[0]
-    if importlib.util.find_spec(top) is None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None:
         raise PlugInError(
             f"{kind} '{target}': no module '{top}' in the folder where qb runs, on PYTHONPATH "
             "or among the installed packages"
@@ -69,7 +73,7 @@ def find(kind: Kind, target: str) -> Any:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PlugInError(
             f"{kind} '{target}' cannot be imported: {type(error).__name__}: {error}"
         ) from error
@@ -87,5 +91,5 @@ def make(kind: Kind, ref: Ref) -> Any:
         raise PlugInError(f"{kind} '{ref.target}' is not callable")
     try:
         return factory(**ref.options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PlugInError(f"{kind} '{ref.label}' raised {type(error).__name__}: {error}") from error

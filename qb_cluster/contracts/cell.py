@@ -27,7 +27,8 @@ class Ref:
     Attributes:
         label: what the tables call it.
         target: a registered name, or ``package.module:callable``.
-        options_json: keyword arguments for the callable, as canonical JSON.
+        options_json: keyword arguments for the callable, as JSON with sorted keys and no
+            spaces: cell ids are hashes over it.
     """
 
     label: str
@@ -52,6 +53,11 @@ class Device:
 
     name: str = "cpu"
     threads: int = 1
+
+    @property
+    def label(self) -> str:
+        """What tables and rules call it: ``cpu``, ``cpu[threads=2]``."""
+        return self.name if self.threads == 1 else f"{self.name}[threads={self.threads}]"
 
 
 @dataclass(frozen=True, slots=True)

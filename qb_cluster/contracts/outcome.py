@@ -76,6 +76,7 @@ class Outcome:
     """How one stage of one cell ended.
 
     Attributes:
+        started_at, finished_at: with a time zone.
         values: columns of the result row that this stage knows.
         error: one sentence or two for the row; ``None`` when ok.
         traceback: the whole story, for the row's ``traceback`` column and ``--debug``.

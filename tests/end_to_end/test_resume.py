@@ -38,7 +38,7 @@ def wait_for_cells(place, out, count):
             if len(durable(place, out)) >= count:
                 return
         except FileNotFoundError:
-            pass  # not made yet
+            pass  # the driver has not made the folder yet
         time.sleep(0.05)
     raise AssertionError(f"{count} cells did not come")
 

@@ -1,0 +1,96 @@
+"""A plan for people and for programs, line by line as the cells come."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import lru_cache
+from itertools import chain, islice
+from typing import Any, Final
+
+from qb_cluster.contracts import Calibration, Cell, Latency
+from qb_cluster.spec import label_of
+
+_HEADING: Final = (
+    "cell_id",
+    "model",
+    "dataset",
+    "backend",
+    "device",
+    "scheme",
+    "bits",
+    "execution",
+    "why",
+)
+_MEASURED: Final = 1_000  # cells that decide the widths of the columns
+
+
+def plan_lines(cells: Iterable[Cell]) -> Iterator[str]:
+    """Give a heading, a line a cell in columns, and a summary.
+
+    Columns are as wide as the first thousand cells need; a longer label that comes later moves
+    the rest of its line. Cells are read as lines are taken, and not kept.
+    """
+    cells = iter(cells)
+    first = list(islice(cells, _MEASURED))
+    table = [_HEADING, *map(_fields, first)]
+    widths = [max(map(len, column)) for column in list(zip(*table, strict=True))[:-1]]
+    line = " ".join([*(f"{{:<{width}}}" for width in widths), "{}"])
+    yield line.format(*_HEADING).rstrip()
+    seen: Counter[str] = Counter()
+    for cell in chain(first, cells):
+        seen["baseline" if cell.is_baseline else cell.execution or "unsupported"] += 1
+        yield line.format(*_fields(cell)).rstrip()
+    yield (
+        f"{seen.total()} cells: {seen['native']} native, {seen['simulated']} simulated, "
+        f"{seen['unsupported']} unsupported, {seen['baseline']} float baselines"
+    )
+
+
+def plan_json_lines(cells: Iterable[Cell]) -> Iterator[str]:
+    """Give a JSON object a cell, under the names that the results have."""
+    for cell in cells:
+        yield json.dumps(_as_json(cell), ensure_ascii=False)
+
+
+def _fields(cell: Cell) -> tuple[str, ...]:
+    return (
+        cell.cell_id,
+        cell.model.label,
+        cell.dataset.label,
+        cell.backend.label,
+        label_of(cell.device),
+        "float" if cell.scheme is None else cell.scheme.label,
+        "f32" if cell.bits is None else str(cell.bits),
+        cell.execution or "unsupported",
+        cell.reason,
+    )
+
+
+def _as_json(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell_id": cell.cell_id,
+        "sweep": cell.sweep,
+        "model": cell.model.label,
+        "dataset": cell.dataset.label,
+        "backend": cell.backend.label,
+        "device": cell.device.name,
+        "threads": cell.device.threads,
+        "scheme": "float" if cell.scheme is None else cell.scheme.label,
+        "bits": "f32" if cell.bits is None else str(cell.bits),
+        "execution": cell.execution,
+        "reason": cell.reason,
+        "calibration": _as_dict(cell.calibration),
+        "metric": cell.measure.metric.label,
+        "batch_size": cell.measure.batch_size,
+        "examples": cell.measure.examples,
+        "confidence": cell.measure.confidence,
+        "latency": _as_dict(cell.measure.latency),
+        "timeout_s": cell.timeout_s,
+        "baseline_cell_id": cell.baseline_cell_id,
+    }
+
+
+@lru_cache(maxsize=256)
+def _as_dict(value: Calibration | Latency | None) -> dict[str, Any] | None:
+    return None if value is None else asdict(value)

@@ -1,0 +1,48 @@
+"""``qb report``: from a run folder to the terminal and to files beside the results."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from qb_cluster.errors import RunFolderError
+from qb_cluster.report.comparison import compare
+from qb_cluster.report.document import build
+from qb_cluster.report.render import to_markdown, to_terminal
+from qb_cluster.store.parts import replace_file
+from qb_cluster.store.reading import read_run
+
+
+def write_report(run_dir: Path, console: Console) -> list[Path]:
+    """Print the comparison of a run, finished or not, and write it into ``run_dir/report``.
+
+    Args:
+        run_dir: the run folder.
+        console: where to print.
+
+    Returns:
+        The files written: ``comparison.parquet``, ``comparison.csv`` and ``comparison.md``.
+
+    Raises:
+        RunFolderError: it is no run folder, has no results yet, or cannot be written.
+    """
+    run = read_run(run_dir)
+    if run.results.empty:
+        found = "\n".join(("no cell has finished yet", *run.problems))
+        raise RunFolderError(f"{run_dir}: {found}; run `qb run` first")
+    document, comparison = build(run), compare(run.results)
+    to_terminal(document, console)
+    contents = {
+        "comparison.parquet": comparison.to_parquet(index=False),
+        "comparison.csv": comparison.to_csv(index=False).encode(),
+        "comparison.md": to_markdown(document).encode(),
+    }
+    folder = run_dir / "report"
+    try:
+        folder.mkdir(exist_ok=True)
+        for name, content in contents.items():
+            replace_file(folder / name, content, aside=folder / f".{name}.new")
+    except OSError as error:
+        raise RunFolderError(
+            f"{folder} cannot be written: {error.strerror or error}; the results are intact"
+        ) from error
+    return [folder / name for name in contents]

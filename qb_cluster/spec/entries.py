@@ -1,0 +1,178 @@
+"""Entries of the axes: what the YAML names, made into values, each label and thing once."""
+
+import json
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final
+
+from qb_cluster.catalog import plugins
+from qb_cluster.contracts import Bits, Device, Ref, Scheme
+from qb_cluster.errors import PlugInError
+from qb_cluster.spec.document import Document, Location, Problem
+from qb_cluster.spec.schema import DeviceKeys, NamedKeys, label_for
+from qb_cluster.spec.sweep import (
+    AXES,
+    Axis,
+    Entry,
+    NamedBackend,
+    NamedScheme,
+    Requested,
+    label_of,
+)
+
+_BACKEND_PARTS: Final = (
+    "name",
+    "requires",
+    "distributions",
+    "support",
+    "convert",
+    "quantize",
+    "open",
+)
+
+
+class _EntryError(Exception):
+    """An entry cannot be made; the message says why."""
+
+
+class Entries:
+    """Makes the entries of a spec and gathers what is wrong with them.
+
+    Args:
+        document: where the entries stand.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self.problems: list[Problem] = []
+        self._document = document
+        self._by_label: dict[Axis, dict[str, Entry]] = {axis: {} for axis in AXES}
+        self._by_identity: dict[Axis, dict[Hashable, Entry]] = {axis: {} for axis in AXES}
+
+    def axis(self, axis: Axis, written: Sequence[Any], at: Location) -> tuple[Entry, ...]:
+        """Make the entries of an axis of the sweep. The same thing twice is a problem."""
+
+        def new(one: Any) -> Entry:
+            entry = _make(axis, one)
+            if self._known(axis, entry) is not None:
+                raise _EntryError(f"'{label_of(entry)}' is listed twice")
+            return entry
+
+        return self._gather(axis, written, at, new)
+
+    def included(self, axis: Axis, written: Sequence[Any], at: Location) -> tuple[Entry, ...]:
+        """Make the entries of an axis of an include. A label of the sweep's stands for its."""
+        found: set[str] = set()
+
+        def old_or_new(one: Any) -> Entry:
+            entry = self._by_label[axis].get(one) if isinstance(one, str) else None
+            entry = entry or _make(axis, one)
+            entry = self._known(axis, entry) or entry
+            if label_of(entry) in found:
+                raise _EntryError(f"'{label_of(entry)}' is listed twice")
+            found.add(label_of(entry))
+            return entry
+
+        return self._gather(axis, written, at, old_or_new)
+
+    def _gather(
+        self,
+        axis: Axis,
+        written: Sequence[Any],
+        at: Location,
+        make: Callable[[Any], Entry],
+    ) -> tuple[Entry, ...]:
+        entries: list[Entry] = []
+        for index, one in enumerate(written):
+            try:
+                entry = make(one)
+            except _EntryError as error:
+                self.problems.append(self._document.problem((*at, index), str(error)))
+                continue
+            self._by_label[axis][label_of(entry)] = entry
+            self._by_identity[axis][_identity(entry)] = entry
+            entries.append(entry)
+        return tuple(entries)
+
+    def _known(self, axis: Axis, entry: Entry) -> Entry | None:
+        """Give the entry that is this one already.
+
+        Raises:
+            _EntryError: the label means another, or the thing has another label.
+        """
+        label = label_of(entry)
+        by_label = self._by_label[axis].get(label)
+        by_identity = self._by_identity[axis].get(_identity(entry))
+        if by_label is not None and by_label is not by_identity:
+            raise _EntryError(f"another {axis} is called '{label}' already; give this one a label")
+        if by_identity is not None and by_label is None:
+            raise _EntryError(f"'{label}' is '{label_of(by_identity)}' again, under another label")
+        return by_identity
+
+
+def ref_of(entry: str | NamedKeys) -> Ref:
+    """Make a reference, with its label and its options in canonical form."""
+    name, options = (entry, {}) if isinstance(entry, str) else (entry.name, entry.options)
+    return Ref(label_for(entry), name, json.dumps(options, sort_keys=True, separators=(",", ":")))
+
+
+def _make(axis: Axis, written: Any) -> Entry:
+    match axis, written:
+        case (("model" | "dataset"), str() | NamedKeys()):
+            return _checked_ref(axis, written)
+        case "scheme", str() | NamedKeys():
+            return _scheme(_checked_ref("scheme", written))
+        case "backend", str() | NamedKeys():
+            return _backend(_checked_ref("backend", written))
+        case "device", str():
+            return Device(written)
+        case "device", DeviceKeys():
+            return Device(written.name, written.threads)
+        case _:
+            entry: Bits | Requested = written  # validated as such
+            return entry
+
+
+def _checked_ref(kind: plugins.Kind, written: str | NamedKeys) -> Ref:
+    ref = ref_of(written)
+    try:
+        plugins.check(kind, ref.target)
+    except (PlugInError, ValueError) as error:  # ValueError: find_spec of a module like __main__
+        raise _EntryError(str(error)) from error
+    return ref
+
+
+def _scheme(ref: Ref) -> NamedScheme:
+    scheme = _made("scheme", ref)
+    if not isinstance(scheme, Scheme):
+        raise _EntryError(
+            f"scheme '{ref.label}' gives {type(scheme).__name__}; it has to return "
+            "qb_cluster.contracts.Scheme"
+        )
+    return NamedScheme(ref, scheme)
+
+
+def _backend(ref: Ref) -> NamedBackend:
+    backend = _made("backend", ref)
+    lacking = [part for part in _BACKEND_PARTS if not hasattr(backend, part)]
+    if lacking:
+        raise _EntryError(
+            f"backend '{ref.label}' lacks {', '.join(lacking)}; see qb_cluster.contracts.Backend"
+        )
+    return NamedBackend(ref, backend)
+
+
+def _made(kind: plugins.Kind, ref: Ref) -> Any:
+    try:
+        return plugins.make(kind, ref)
+    except PlugInError as error:
+        raise _EntryError(" ".join(str(error).split())) from error
+
+
+def _identity(entry: Entry) -> Hashable:
+    """Tell what decides results: everything but the label."""
+    match entry:
+        case Ref():
+            return entry.target, entry.options_json
+        case NamedScheme() | NamedBackend():
+            return _identity(entry.ref)
+        case _:
+            return entry

@@ -1,0 +1,190 @@
+"""A validated sweep: values only. What the YAML says, with every name resolved."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from qb_cluster.contracts import Backend, Bits, Calibration, Device, Latency, Measure, Ref, Scheme
+
+Requested = Literal["auto", "native", "simulated"]
+"""``auto`` is native where the backend can, else simulated."""
+
+Axis = Literal["model", "dataset", "scheme", "bits", "backend", "device", "execution"]
+AXES: Final[tuple[Axis, ...]] = get_args(Axis)
+SHOWN_EXECUTIONS: Final = ("native", "simulated", "unsupported")
+"""What rules match on the axis ``execution``: what the plan shows, not what was asked for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedScheme:
+    """A scheme and the name it came by."""
+
+    ref: Ref
+    scheme: Scheme
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NamedBackend:
+    """A backend and the name it came by."""
+
+    ref: Ref
+    backend: Backend
+
+
+Entry = Ref | NamedScheme | NamedBackend | Bits | Device | Requested
+
+
+def label_of(entry: Entry) -> str:
+    """Give what rules and tables call an entry of an axis."""
+    match entry:
+        case Ref(label=label):
+            return label
+        case NamedScheme(ref=ref) | NamedBackend(ref=ref):
+            return ref.label
+        case Device():
+            return entry.label
+        case _:
+            return str(entry)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """Every combination of its axes in which the scheme takes the bits."""
+
+    model: tuple[Ref, ...]
+    dataset: tuple[Ref, ...]
+    scheme: tuple[NamedScheme, ...]
+    bits: tuple[Bits, ...]
+    backend: tuple[NamedBackend, ...]
+    device: tuple[Device, ...]
+    execution: tuple[Requested, ...]
+
+    def entries(self, axis: Axis) -> tuple[Entry, ...]:
+        """Give the entries of an axis by its name."""
+        entries: tuple[Entry, ...] = getattr(self, axis)
+        return entries
+
+    def labels(self, axis: Axis) -> tuple[str, ...]:
+        """Give what rules can match on an axis."""
+        if axis == "execution":
+            return SHOWN_EXECUTIONS
+        return tuple(label_of(entry) for entry in self.entries(axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A partial match: a cell matches when each axis named here has one of its patterns.
+
+    Attributes:
+        patterns: labels, or patterns of them with ``*``, ``?`` and ``[…]``, by axis.
+    """
+
+    patterns: Mapping[Axis, tuple[str, ...]]
+
+    def accepts(self, axis: Axis, label: str) -> bool:
+        """Tell whether a label is among the patterns; any label is, on an axis not named."""
+        return axis not in self.patterns or any(
+            pattern_matches(pattern, label) for pattern in self.patterns[axis]
+        )
+
+
+def pattern_matches(pattern: str, label: str) -> bool:
+    """Tell whether a label is meant; labels hold brackets, so an equal text always matches."""
+    return pattern == label or fnmatchcase(label, pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What overrides can change."""
+
+    execution: Requested
+    calibration: Calibration
+    measure: Measure
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The settings that an override gives; the others stay as they are.
+
+    Attributes:
+        calibration, measure: fields to replace; ``measure`` without ``latency``.
+        latency: ``True`` measures it, ``False`` leaves it out, fields measure it and replace.
+    """
+
+    execution: Requested | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    measure: Mapping[str, Any] = field(default_factory=dict)
+    latency: bool | Mapping[str, Any] | None = None
+    timeout_s: float | None = None
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """Give the settings after this change."""
+        latency = settings.measure.latency
+        if self.latency is False:
+            latency = None
+        elif self.latency is True:
+            latency = latency or Latency()
+        elif self.latency is not None:
+            latency = replace(latency or Latency(), **self.latency)
+        return Settings(
+            execution=self.execution or settings.execution,
+            calibration=replace(settings.calibration, **self.calibration),
+            measure=replace(settings.measure, **self.measure, latency=latency),
+            timeout_s=settings.timeout_s if self.timeout_s is None else self.timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """Settings of their own for the cells that match."""
+
+    when: Match
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class SweepSpec:
+    """A sweep that can be planned.
+
+    Attributes:
+        sweep: its name.
+        grid: the product of the axes.
+        includes: products whose cells are added, whether excluded from the grid or new.
+        exclude: cells of the grid that match any of these are dropped.
+        overrides: applied in order, each on what the earlier ones left.
+        max_cells: the most cells a plan may have; ``None`` is any number.
+        source: the file.
+        text: its content.
+        digest: hash of what the file says: comments, layout and order of keys don't count.
+    """
+
+    sweep: str
+    grid: Product
+    includes: tuple[Product, ...]
+    exclude: tuple[Match, ...]
+    overrides: tuple[Override, ...]
+    calibration: Calibration
+    measure: Measure
+    timeout_s: float
+    max_cells: int | None
+    source: Path
+    text: str
+    digest: str
+
+    @property
+    def products(self) -> tuple[Product, ...]:
+        """The grid, then the includes."""
+        return self.grid, *self.includes
+
+    @property
+    def backends(self) -> tuple[NamedBackend, ...]:
+        """Every backend of the sweep, once."""
+        return tuple(dict.fromkeys(b for product in self.products for b in product.backend))
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device of the sweep, once."""
+        return tuple(dict.fromkeys(d for product in self.products for d in product.device))

@@ -1,0 +1,1 @@
+"""Parquet tables: schema, atomic commit, resume."""

@@ -1,0 +1,162 @@
+"""The tables of a run folder: columns, types, units and meanings, in one place.
+
+Every table is a folder of Parquet parts with exactly these columns. Units are in the names,
+null means "not measured" or "does not apply" and is never written as zero or NaN, and the
+version of this layout is in every file's metadata.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import pyarrow as pa
+from tabulate import tabulate
+
+SCHEMA_VERSION: Final = 1
+
+TableName = Literal["results", "predictions", "samples", "stages", "environments", "sweeps"]
+TABLES: Final[tuple[TableName, ...]] = get_args(TableName)
+
+_TEXT, _INT, _SHORT, _REAL = pa.string(), pa.int64(), pa.int16(), pa.float64()
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: with its unit, where it has one.
+        type: Arrow type; always nullable.
+        meaning: one clause for the docs and for the field's metadata.
+    """
+
+    name: str
+    type: pa.DataType
+    meaning: str
+
+
+RESULTS: Final = (
+    Column("cell_id", _TEXT, "the row's key: a hash of the resolved cell"),
+    Column("sweep", _TEXT, "name of the sweep"),
+    Column("model", _TEXT, "label of the model"),
+    Column("dataset", _TEXT, "label of the dataset"),
+    Column("backend", _TEXT, "label of the backend"),
+    Column("device", _TEXT, "name of the device"),
+    Column("scheme", _TEXT, "label of the scheme; `float` for a baseline"),
+    Column("bits", _TEXT, "`wN` or `wNaM`; `f32` for a baseline"),
+    Column("weight_bits", _SHORT, "bits asked for per weight; 32 for a baseline"),
+    Column("activation_bits", _SHORT, "bits asked for per activation; 32 where they stay float"),
+    Column("execution", _TEXT, "`native` or `simulated`; null where no backend can"),
+    Column("status", _TEXT, "`ok`, or the way in which the cell failed"),
+    Column("error", _TEXT, "why it is not ok, in a sentence or two"),
+    Column("traceback", _TEXT, "the whole story of the error"),
+    Column("baseline_cell_id", _TEXT, "the float cell it is compared with; its own for a baseline"),
+    Column("metric", _TEXT, "label of the metric; higher is better"),
+    Column("value", _REAL, "the metric of this cell, in the metric's unit"),
+    Column("baseline_value", _REAL, "the metric of the float baseline on the same examples"),
+    Column("delta", _REAL, "value - baseline_value"),
+    Column("delta_low", _REAL, "lower end of the interval of delta"),
+    Column("delta_high", _REAL, "upper end of the interval of delta"),
+    Column("confidence", _REAL, "confidence level of every interval in the row, such as 0.95"),
+    Column("p_value", _REAL, "exact McNemar test, two-sided"),
+    Column("flips_worse", _INT, "examples right in float and wrong here"),
+    Column("flips_better", _INT, "examples wrong in float and right here"),
+    Column("top1_agreement", _REAL, "share of examples with the same largest output, 0 to 1"),
+    Column("sqnr_db", _REAL, "10 log10(Σx² / Σ(x-y)²) over all outputs; infinite when equal"),
+    Column("cosine", _REAL, "cosine between the float outputs and these, over all outputs"),
+    Column("max_abs_error", _REAL, "largest |x-y|, in the unit of the output"),
+    Column("artifact_bytes", _INT, "size of the artifact; null where simulated"),
+    Column("baseline_artifact_bytes", _INT, "size of the float artifact"),
+    Column("bits_per_weight", _REAL, "bits really stored per parameter; null where simulated"),
+    Column("quantized_share", _REAL, "share of the parameters really quantized, 0 to 1"),
+    Column("notes", _TEXT, "caveats and surprises, separated by semicolons"),
+    Column("latency_median_ns", _INT, "median time of one example; null where simulated"),
+    Column("latency_iqr_ns", _INT, "its interquartile range"),
+    Column("baseline_latency_median_ns", _INT, "median of the float arm, timed in turn with it"),
+    Column("baseline_latency_iqr_ns", _INT, "its interquartile range"),
+    Column("speedup", _REAL, "float time / quantized time, geometric mean over the blocks"),
+    Column("speedup_low", _REAL, "lower end of the interval of the speed-up"),
+    Column("speedup_high", _REAL, "upper end of the interval of the speed-up"),
+    Column("speedup_verdict", _TEXT, "`faster`, `slower`, `equivalent` or `undecided`"),
+    Column("latency_runs", _INT, "timed runs of each arm"),
+    Column("latency_flags", _TEXT, "what was unfair about the timing, such as `noisy,unpinned`"),
+    Column("first_inference_ns", _INT, "time of the very first run"),
+    Column("prepare_ns", _INT, "time to convert, calibrate and quantize"),
+    Column("open_ns", _INT, "time to load the artifact into the runtime"),
+    Column("examples", _INT, "evaluation examples"),
+    Column("batch_size", _INT, "examples to a call in the quality stage"),
+    Column("threads", _INT, "threads of the runtime"),
+    Column("affinity", _TEXT, "cores the worker was pinned to, such as `0,1`"),
+    Column("niceness", _INT, "niceness of the worker"),
+    Column("foreign_cores", _REAL, "cores that others kept busy while it was timed"),
+    Column("calibration_samples", _INT, "calibration examples used at most"),
+    Column("calibration_seed", _INT, "which of them"),
+    Column("calibration_observer", _TEXT, "how ranges were taken from them"),
+    Column("attempt", _INT, "how often its last stage was tried; 0 where none was"),
+    Column("started_at", _TIME, "start of the first stage"),
+    Column("finished_at", _TIME, "end of the last stage"),
+    Column("env_id", _TEXT, "key into `environments`"),
+    Column("spec_digest", _TEXT, "key into `sweeps`"),
+)
+
+_COLUMNS: Final[dict[TableName, tuple[Column, ...]]] = {
+    "results": RESULTS,
+    "predictions": (
+        Column("cell_id", _TEXT, "key into `results`"),
+        Column("example_id", _TEXT, "the dataset's stable id"),
+        Column("target", _INT, "class index of the target; null where it is no class"),
+        Column("predicted", _INT, "index of the largest output; null where there are no classes"),
+        Column("score", _REAL, "the metric's value for the example; null where it has none"),
+    ),
+    "samples": (
+        Column("cell_id", _TEXT, "key into `results`"),
+        Column("attempt", _INT, "the attempt that took them"),
+        Column("block", _INT, "number of the ABBA block, from 0"),
+        Column("position", _INT, "order within the block, from 0"),
+        Column("arm", _TEXT, "`baseline` or `quantized`"),
+        Column("latency_ns", pa.list_(_INT), "times of single runs, in the order taken"),
+    ),
+    "stages": (
+        Column("cell_id", _TEXT, "the cell that the stage belongs to"),
+        Column("stage", _TEXT, "`quality`"),
+        Column("status", _TEXT, "`ok`"),
+        Column("attempt", _INT, "which attempt succeeded, from 1"),
+        Column("started_at", _TIME, "start of the stage"),
+        Column("finished_at", _TIME, "end of the stage"),
+        Column("env_id", _TEXT, "key into `environments`"),
+        Column("values_json", _TEXT, "the columns of the result row that it found"),
+        Column("quality_json", _TEXT, "the artifact and outputs it left for later stages"),
+    ),
+    "environments": (
+        Column("env_id", _TEXT, "key"),
+        Column("environment_json", _TEXT, "machine, libraries and settings of a worker"),
+    ),
+    "sweeps": (
+        Column("spec_digest", _TEXT, "key: digest of the spec"),
+        Column("sweep", _TEXT, "name of the sweep"),
+        Column("spec_text", _TEXT, "the spec, as it was given"),
+        Column("qb_cluster_version", _TEXT, "version of QuantBench that first ran it"),
+        Column("recorded_at", _TIME, "when it was first run into this folder"),
+    ),
+}
+
+
+def _schema(table: TableName) -> pa.Schema:
+    fields = [
+        pa.field(column.name, column.type, metadata={"description": column.meaning})
+        for column in _COLUMNS[table]
+    ]
+    tag = {"qb_cluster.table": table, "qb_cluster.schema_version": str(SCHEMA_VERSION)}
+    return pa.schema(fields, metadata=tag)
+
+
+SCHEMAS: Final = {table: _schema(table) for table in TABLES}
+
+
+def columns_markdown(table: TableName = "results") -> str:
+    """Describe a table's columns as a Markdown table: name, type, meaning."""
+    rows = [
+        (f"`{column.name}`", str(column.type), column.meaning.replace("|", r"\|"))
+        for column in _COLUMNS[table]
+    ]
+    return str(tabulate(rows, headers=("column", "type", "meaning"), tablefmt="github"))

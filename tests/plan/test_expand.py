@@ -1,0 +1,277 @@
+"""From a sweep to its cells: which, in what order, and how they run."""
+
+import hashlib
+import json
+from dataclasses import asdict
+
+import pytest
+
+from qb_cluster.contracts import Calibration
+from qb_cluster.errors import PlugInError, SpecError
+from qb_cluster.plan import check_size, expand, expected_size
+from qb_cluster.spec import label_of
+
+
+def shown(cell):
+    scheme = cell.scheme.label if cell.scheme else "float"
+    return f"{scheme} {cell.bits or 'f32'} {cell.execution or 'unsupported'}"
+
+
+def test_a_scheme_takes_the_bits_of_its_form_and_a_baseline_comes_first(cells_of, spec_text):
+    cells = cells_of(spec_text)
+    group = [
+        "float f32 native",
+        "weight_only w8 native",
+        "weight_only w4 simulated",
+        "weight_only w2 unsupported",
+        "static w8a8 native",
+    ]
+    assert [shown(cell) for cell in cells] == group * 2
+    assert [cell.model.label for cell in cells] == ["stub_plugins:small"] * 5 + [
+        "stub_plugins:large"
+    ] * 5
+    assert {cell.sweep for cell in cells} == {"trial"}
+
+
+def test_model_dataset_device_and_backend_are_outermost(cells_of, spec_text):
+    cells = cells_of(
+        spec_text.replace("[stub_plugins:data]", "['json:a', 'json:b']").replace(
+            "[stub_plugins:Half]", "[stub_plugins:Half, stub_plugins:Anything]"
+        )
+        + "devices: [cpu, {name: cpu, threads: 2}]\nexecution: [native, simulated]\n"
+    )
+    keys = [
+        (c.model.label, c.dataset.label, c.device.threads, c.backend.label)
+        for c in cells
+        if c.is_baseline
+    ]
+    expected = [
+        (model, dataset, threads, backend)
+        for model in ("stub_plugins:small", "stub_plugins:large")
+        for dataset in ("json:a", "json:b")
+        for threads in (1, 2)
+        for backend in ("stub_plugins:Half", "stub_plugins:Anything")
+    ]
+    assert keys == expected
+    anything = [shown(c) for c in cells if c.backend.label == "stub_plugins:Anything"][:5]
+    assert anything == [
+        "float f32 native",
+        "weight_only w8 native",
+        "weight_only w8 simulated",
+        "weight_only w4 native",
+        "weight_only w4 simulated",
+    ]
+
+
+def test_reasons_say_why_a_cell_is_not_native(cells_of, spec_text):
+    reasons = {str(cell.bits): cell.reason for cell in cells_of(spec_text)}
+    assert reasons["w8"] == ""
+    assert reasons["w4"] == "not native: its kernels are 8-bit"
+    assert reasons["w2"] == "native: below 3 bits; simulated: below 3 bits"
+
+
+def test_a_native_cell_keeps_the_caveat_of_its_backend(cells_of, spec_text):
+    text = spec_text.replace("Half", "Anything").replace("w2", "w16")
+    assert {str(cell.bits): cell.reason for cell in cells_of(text)}["w16"] == "on trust"
+
+
+def test_what_was_asked_for_by_name_is_not_replaced(cells_of, spec_text):
+    native = {str(c.bits): c for c in cells_of(spec_text + "execution: native\n")}
+    assert native["w8"].execution == "native"
+    assert native["w4"].execution is None
+    assert native["w4"].reason == "its kernels are 8-bit"
+    simulated = {str(c.bits): c for c in cells_of(spec_text + "execution: simulated\n")}
+    assert {simulated[bits].execution for bits in ("w8", "w4", "w8a8")} == {"simulated"}
+    assert simulated["w2"].execution is None
+
+
+def test_auto_beside_what_it_comes_to_gives_one_cell(cells_of, spec_text):
+    cells = cells_of(spec_text + "execution: [auto, simulated]\n")
+    assert [shown(c) for c in cells if c.model.label == "stub_plugins:small"] == [
+        "float f32 native",
+        "weight_only w8 native",
+        "weight_only w8 simulated",
+        "weight_only w4 simulated",
+        "weight_only w2 unsupported",  # as auto
+        "weight_only w2 unsupported",  # as simulated
+        "static w8a8 native",
+        "static w8a8 simulated",
+    ]
+    assert len({c.cell_id for c in cells}) == len(cells)
+
+
+def test_a_backend_whose_module_is_not_installed_is_unsupported_with_no_baseline(
+    cells_of, spec_text
+):
+    cells = cells_of(spec_text.replace("Half", "Uninstalled"))
+    assert {cell.execution for cell in cells} == {None}
+    assert {cell.reason for cell in cells} == {
+        "module 'module_that_nobody_has.part' is not installed"
+    }
+    assert not any(cell.is_baseline for cell in cells)
+
+
+def test_a_registered_backend_that_is_not_installed_names_its_extra(
+    load, spec_text, tmp_path, monkeypatch
+):
+    from qb_cluster.catalog import plugins
+
+    info = tmp_path / "stranger-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[qb_cluster.backends]\nfar = stub_plugins:Uninstalled\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plugins.registered.cache_clear()
+    try:
+        (cell, *_) = expand(load(spec_text.replace("stub_plugins:Half", "far")))
+        assert cell.reason.endswith("is not installed; pip install 'stranger[uninstalled]'")
+    finally:
+        plugins.registered.cache_clear()
+
+
+def test_a_baseline_is_planned_only_for_cells_that_can_run(cells_of, spec_text):
+    cells = cells_of(spec_text.replace("[w8, w4, w2, w8a8]", "[w2, w2a8]"))
+    assert [shown(cell) for cell in cells] == [
+        "weight_only w2 unsupported",
+        "static w2a8 unsupported",
+    ] * 2
+
+
+def test_unsupported_cells_before_the_first_supported_one_need_no_baseline_yet(cells_of, spec_text):
+    cells = cells_of(spec_text.replace("[w8, w4, w2, w8a8]", "[w2, w8, w8a8]"))
+    assert [shown(cell) for cell in cells[:3]] == [
+        "weight_only w2 unsupported",
+        "float f32 native",
+        "weight_only w8 native",
+    ]
+
+
+def test_every_cell_names_its_baseline(cells_of, spec_text):
+    cells = cells_of(spec_text)
+    planned = {}
+    for cell in cells:
+        if cell.is_baseline:
+            assert cell.baseline_cell_id == cell.cell_id
+            assert (cell.scheme, cell.bits, cell.calibration) == (None, None, None)
+            planned[cell.cell_id] = cell
+        elif cell.execution is not None:
+            baseline = planned[cell.baseline_cell_id]
+            assert baseline.model == cell.model
+
+
+def test_calibration_belongs_to_static_schemes_alone(cells_of, spec_text):
+    cells = cells_of(spec_text + "calibration: {samples: 5}\n")
+    for cell in cells:
+        is_static = cell.scheme is not None and cell.scheme.label == "static"
+        assert cell.calibration == (Calibration(samples=5) if is_static else None)
+
+
+def test_simulated_cells_have_no_latency_protocol(cells_of, spec_text):
+    for cell in cells_of(spec_text):
+        assert (cell.measure.latency is None) == (cell.execution == "simulated")
+
+
+def test_a_cell_id_is_the_hash_of_the_canonical_json_of_what_decides_the_numbers(
+    cells_of, spec_text
+):
+    def named(ref):
+        return ref and {"target": ref.target, "options": ref.options}
+
+    cells = cells_of(
+        spec_text.replace(
+            "stub_plugins:small", "{name: 'stub_plugins:small', label: x, options: {é: 1, a: [2]}}"
+        )
+        + "devices: {name: cpu, threads: 3}\nmeasure: {metric: {name: accuracy, options: {k: 1}}}\n"
+    )
+    for cell in cells:
+        text = json.dumps(
+            {
+                "model": named(cell.model),
+                "dataset": named(cell.dataset),
+                "backend": named(cell.backend),
+                "device": asdict(cell.device),
+                "scheme": named(cell.scheme),
+                "bits": cell.bits and str(cell.bits),
+                "execution": cell.execution or "auto",
+                "calibration": cell.calibration and asdict(cell.calibration),
+                "measure": asdict(cell.measure) | {"metric": named(cell.measure.metric)},
+            },
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        assert cell.cell_id == hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("sweep: trial", "sweep: other"),
+        ("[stub_plugins:small,", "[{name: 'stub_plugins:small', label: s},"),
+        ("sweep: trial", "sweep: trial\ntimeout_s: 7"),
+        ("sweep: trial", "sweep: trial\nmax_cells: 500"),
+        ("sweep: trial", "sweep: trial\nmeasure: {latency: {min_s: 1}}"),
+    ],
+)
+def test_what_decides_no_number_is_not_in_the_id(cells_of, spec_text, old, new):
+    ids = [cell.cell_id for cell in cells_of(spec_text)]
+    assert [cell.cell_id for cell in cells_of(spec_text.replace(old, new))] == ids
+
+
+@pytest.mark.parametrize(
+    ("addition", "changed"),
+    [
+        ("calibration: {seed: 1}", "static w8a8 native"),
+        ("measure: {latency: {min_runs: 3}}", "weight_only w8 native"),
+        ("measure: {batch_size: 3}", "weight_only w4 simulated"),
+        ("measure: {metric: 'json:loads'}", "weight_only w4 simulated"),
+        ("devices: {name: cpu, threads: 2}", "weight_only w4 simulated"),
+    ],
+)
+def test_what_decides_numbers_is_in_the_id(cells_of, spec_text, addition, changed):
+    before = {shown(cell): cell.cell_id for cell in cells_of(spec_text)}
+    after = {shown(cell): cell.cell_id for cell in cells_of(f"{spec_text}{addition}\n")}
+    assert before[changed] != after[changed]
+
+
+def test_growing_a_sweep_keeps_every_id(cells_of, spec_text):
+    grown = spec_text.replace("w4,", "w4, w5, w5a5,").replace("[stub_plugins:small", "['json:x'")
+    kept = {c.cell_id for c in cells_of(spec_text) if c.model.label == "stub_plugins:large"}
+    assert kept <= {cell.cell_id for cell in cells_of(grown)}
+
+
+def test_a_backend_that_cannot_say_what_it_supports_is_named(load, spec_text):
+    spec = load(spec_text.replace("Half", "Undecided"))
+    with pytest.raises(PlugInError, match="'stub_plugins:Undecided' raised RuntimeError"):
+        list(expand(spec))
+
+
+# Size
+
+
+def test_the_expected_size_is_the_number_of_cells(load, cells_of, spec_text):
+    for addition in ("", "exclude: {bits: w8}\n", "include: {bits: w6}\n", "execution: native\n"):
+        text = spec_text + addition
+        assert expected_size(load(text)) == len(cells_of(text))
+
+
+def test_a_plan_may_have_just_max_cells(load, spec_text):
+    check_size(load(f"{spec_text}max_cells: 10\n"))
+    with pytest.raises(SpecError, match=r"sweep\.yaml:7:12: the plan has more than 9 cells"):
+        check_size(load(f"{spec_text}max_cells: 9\n"))
+
+
+def test_rules_that_drop_every_cell_are_an_error(load, spec_text):
+    with pytest.raises(SpecError, match=r"sweep\.yaml:7:10: these rules drop every cell"):
+        check_size(load(f"{spec_text}exclude: {{model: '*'}}\n"))
+    check_size(load(f"{spec_text}exclude: {{model: '*'}}\ninclude: {{bits: w8}}\n"))
+
+
+def test_devices_are_labelled_by_their_threads(cells_of, spec_text):
+    cells = cells_of(spec_text + "devices: [cpu, {name: cpu, threads: 2}]\n")
+    assert {label_of(cell.device) for cell in cells} == {"cpu", "cpu[threads=2]"}
+    cells = cells_of(
+        spec_text + "devices: [cpu, {name: cpu, threads: 2}]\nexclude: {device: '*2]'}\n"
+    )
+    assert {label_of(cell.device) for cell in cells} == {"cpu"}

@@ -1,0 +1,63 @@
+import io
+
+import pytest
+from rich.console import Console
+from stored_cells import failed, latency, make_cell, quality
+
+from qb_cluster.contracts import STATUSES
+from qb_cluster.report.write import write_report
+from qb_cluster.store.rows import FinishedCell, not_run_row, result_row
+from qb_cluster.store.run_folder import RunFolder
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A function that writes cells with their outcomes into a run folder, and gives it."""
+
+    def write(*finished, planned_cells=None):
+        path = tmp_path / "run"
+        with RunFolder.open(
+            path,
+            sweep="digits",
+            spec_text="sweep: digits",
+            spec_digest="spec",
+            planned_cells=planned_cells,
+        ) as run:
+            run.commit_cells(
+                [
+                    FinishedCell(result_row(cell, outcomes, 1, "spec"), tuple(outcomes))
+                    if outcomes
+                    else FinishedCell(not_run_row(cell, "unsupported", cell.reason, "spec"))
+                    for cell, *outcomes in finished
+                ]
+            )
+        return path
+
+    return write
+
+
+@pytest.fixture
+def show():
+    """A function that reports on a run folder and gives what a terminal shows."""
+
+    def render(path, width=80):
+        console = Console(file=io.StringIO(), width=width, force_terminal=False)
+        write_report(path, console)
+        return console.file.getvalue()
+
+    return render
+
+
+@pytest.fixture
+def every_status():
+    """A baseline, an ok cell and one cell of each other status, with their outcomes."""
+    baseline, ok = make_cell(None), make_cell("static", "w8a8")
+    bad = [
+        (make_cell("static", f"w{number}a8"), status)
+        for number, status in enumerate(STATUSES[1:], start=9)
+    ]
+    return [
+        (baseline, quality(baseline), latency(baseline, ratio=1.0, speedup_verdict="equivalent")),
+        (ok, quality(ok, worse=9, better=1), latency(ok)),
+        *((cell, failed(cell, status, f"it {status}")) for cell, status in bad),
+    ]

@@ -1,0 +1,74 @@
+"""Plug-ins of a stranger: found by import path, without a framework."""
+
+from qb_cluster.contracts import Quantization, Scheme, Support
+
+
+class _Backend:
+    requires: tuple[str, ...] = ()
+    distributions: tuple[str, ...] = ()
+
+    def convert(self, model, example):
+        raise NotImplementedError
+
+    def quantize(self, model, baseline, quantization, calibration):
+        raise NotImplementedError
+
+    def open(self, artifact, model, threads):
+        raise NotImplementedError
+
+
+class Half(_Backend):
+    """Native at 8-bit weights, simulated from 3 bits on, nothing below."""
+
+    name = "half"
+
+    def support(self, quantization: Quantization) -> Support:
+        if quantization.bits.weight < 3:
+            return Support(supported=False, reason="below 3 bits")
+        if quantization.execution == "native" and quantization.bits.weight != 8:
+            return Support(supported=False, reason="its kernels are 8-bit")
+        return Support(supported=True)
+
+
+class Anything(_Backend):
+    """Native at every bit-width."""
+
+    name = "anything"
+
+    def __init__(self, flavour: str = "plain") -> None:
+        self.flavour = flavour
+
+    def support(self, quantization: Quantization) -> Support:
+        return Support(supported=True, reason="on trust" if quantization.bits.weight > 8 else "")
+
+
+class Uninstalled(Anything):
+    """Needs what nobody has."""
+
+    name = "uninstalled"
+    requires = ("json", "module_that_nobody_has.part")
+
+
+class Undecided(Anything):
+    """Cannot even say what it supports."""
+
+    name = "undecided"
+
+    def support(self, quantization: Quantization) -> Support:
+        raise RuntimeError("no idea")
+
+
+def not_a_backend() -> object:
+    return object()
+
+
+def not_a_scheme() -> str:
+    return "w8"
+
+
+def failing_backend() -> object:
+    raise ValueError("the driver is missing\nand more of it")
+
+
+def coarse(granularity: str = "per_tensor") -> Scheme:
+    return Scheme("coarse", activations="none", granularity=granularity)

@@ -1,0 +1,101 @@
+"""A driver that is killed. Run as a script, in a process of its own.
+
+``steps FOLDER``: for k = 0, 1, …, a fresh process runs the whole sweep into ``FOLDER/k`` and
+kills itself just before its k-th operation on a file there; until one gets to the end. What it
+was told to be on disk it writes to ``FOLDER/done-k``.
+
+``loop FOLDER``: commits cells into FOLDER for ever and says each id once it is on disk.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from itertools import count
+from pathlib import Path
+
+from stored_cells import latency, make_cell, quality
+
+from qb_cluster.store.journal import JournalEntry
+from qb_cluster.store.rows import FinishedCell, result_row
+from qb_cluster.store.run_folder import RunFolder
+
+N = 5
+CELLS = [make_cell(None), *(make_cell("static", bits) for bits in ("w8a8", "w4a8", "w3a8"))]
+OPERATIONS = {"open", "os.rename", "os.remove", "os.mkdir"}
+
+
+def open_folder(path):
+    return RunFolder.open(path, sweep="digits", spec_text="sweep: digits", spec_digest="spec")
+
+
+def run_sweep(run, on_disk=lambda cell_ids: None):
+    """Do what is not done yet: journal two cells, then finish them, then the other two."""
+    journal = run.stage_outcomes()
+    fresh = [JournalEntry(_quality(cell), 1) for cell in CELLS[:2] if cell.cell_id not in journal]
+    run.commit_stages(fresh)
+    journal |= {entry.outcome.cell_id: entry for entry in fresh}
+    for group in (CELLS[:2], CELLS[2:]):
+        finished = [
+            _finished(cell, journal[cell.cell_id].outcome if cell.cell_id in journal else None)
+            for cell in group
+            if cell.cell_id not in run.finished()
+        ]
+        run.commit_cells(finished)
+        on_disk([cell.row["cell_id"] for cell in finished])
+
+
+def _quality(cell):
+    return quality(cell, n=N, right=5, worse=1, better=0)
+
+
+def _finished(cell, journaled=None):
+    outcomes = (journaled or _quality(cell), latency(cell))
+    return FinishedCell(result_row(cell, outcomes, 1, "spec"), outcomes)
+
+
+def _die_before(step, folder):
+    steps = count()
+
+    def hook(event, arguments):
+        # An audit hook is called before the operation, so no production code knows of it.
+        if (
+            event in OPERATIONS
+            and str(arguments[0]).startswith(f"{folder}/")
+            and next(steps) == step
+        ):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def _run_and_die(folder, step):
+    with (folder / f"done-{step}").open("w") as done:
+        _die_before(step, folder / str(step))
+        with open_folder(folder / str(step)) as run:
+            run_sweep(run, lambda ids: (done.writelines(f"{i}\n" for i in ids), done.flush()))
+
+
+def _steps(folder):
+    importlib.import_module("pandas")  # pyarrow needs it; once here, not once in each child
+    for step in count():
+        child = os.fork()
+        if not child:
+            _run_and_die(folder, step)
+            os._exit(0)
+        how = os.waitpid(child, 0)[1]
+        if how != signal.SIGKILL:
+            sys.exit(how)
+
+
+def _loop(folder):
+    with open_folder(folder) as run:
+        for number in count(len(run.finished())):
+            cell = make_cell("static", "w8a8", seed=number)
+            run.commit_cells([_finished(cell)])
+            sys.stdout.write(f"{cell.cell_id}\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    {"steps": _steps, "loop": _loop}[sys.argv[1]](Path(sys.argv[2]))

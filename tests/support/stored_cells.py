@@ -1,0 +1,179 @@
+"""Cells and the outcomes a worker would give for them, for tests of the store and the report."""
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+
+from qb_cluster.contracts import (
+    ArtifactFacts,
+    ArtifactRef,
+    Bits,
+    Calibration,
+    Cell,
+    Device,
+    Latency,
+    Measure,
+    Outcome,
+    Predictions,
+    QualityResult,
+    Ref,
+    SampleBlock,
+)
+from qb_cluster.evaluation.paired import proportion_difference
+
+BEGIN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+ONE_THREAD = Device("cpu", 1)
+TIMED = Measure(latency=Latency())
+ENVIRONMENT = {"host": "bench", "libraries": {"numpy": "2.4.6"}}
+
+
+def digest(*parts):
+    return hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).hexdigest()
+
+
+def make_cell(
+    scheme="static",
+    bits="w8a8",
+    *,
+    sweep="digits",
+    model="digits-cnn",
+    dataset="digits",
+    backend="tflite",
+    device=ONE_THREAD,
+    execution="native",
+    reason="",
+    seed=0,
+    measure=TIMED,
+):
+    """A quantized cell; `scheme=None` gives its baseline."""
+    place = (model, dataset, backend, device, measure.metric.label)
+    baseline_id = digest("baseline", *place)
+    return Cell(
+        cell_id=baseline_id if scheme is None else digest(*place, scheme, bits, execution, seed),
+        sweep=sweep,
+        model=Ref(model, model),
+        dataset=Ref(dataset, dataset),
+        backend=Ref(backend, backend),
+        device=device,
+        scheme=None if scheme is None else Ref(scheme, scheme.partition("[")[0]),
+        bits=None if scheme is None else Bits.parse(bits),
+        execution=execution,
+        reason=reason,
+        calibration=Calibration(seed=seed) if (scheme or "").startswith("static") else None,
+        measure=measure,
+        timeout_s=600.0,
+        baseline_cell_id=baseline_id,
+    )
+
+
+def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, **values):
+    """A quality stage that ended ok: of `right` examples in float, `worse` flipped, ..."""
+    is_baseline = cell.is_baseline
+    simulated = cell.execution == "simulated"
+    correct = np.arange(n) < (right if is_baseline else right - worse + better)
+    facts = ArtifactFacts(10_000, None if simulated else 10_400, 0 if is_baseline else 9_900)
+    found = {
+        "metric": cell.measure.metric.label,
+        "value": float(correct.mean()),
+        "examples": n,
+        "batch_size": 64,
+        "threads": cell.device.threads,
+        "affinity": "0",
+        "artifact_bytes": 40_000 if is_baseline else None if simulated else 10_000,
+        "bits_per_weight": facts.bits_per_weight,
+        "quantized_share": facts.quantized_parameters / facts.parameters,
+        "notes": None,
+        "prepare_ns": 123_456_789,
+        "open_ns": 456_789,
+    }
+    if not is_baseline:
+        low, high = proportion_difference(worse, better, n, 0.95)
+        found |= {
+            "baseline_value": right / n,
+            "delta": (better - worse) / n,
+            "delta_low": low,
+            "delta_high": high,
+            "p_value": 0.375,
+            "flips_worse": worse,
+            "flips_better": better,
+            "top1_agreement": 0.99,
+            "sqnr_db": 37.9,
+            "cosine": 0.9999,
+            "max_abs_error": 0.25,
+            "baseline_artifact_bytes": 40_000,
+        }
+    return Outcome(
+        cell_id=cell.cell_id,
+        stage="quality",
+        status="ok",
+        started_at=started_at,
+        finished_at=started_at + timedelta(seconds=2),
+        values=found | values,
+        quality=QualityResult(
+            ArtifactRef(digest(cell.cell_id, "artifact"), "tflite", 9_000, facts),
+            digest(cell.cell_id, "outputs") if is_baseline else None,
+        ),
+        predictions=Predictions(
+            example_ids=np.array([f"example-{i}" for i in range(n)]),
+            targets=np.arange(n, dtype=np.int64) % 10,
+            predicted=np.where(correct, np.arange(n) % 10, 0).astype(np.int64),
+            scores=correct.astype(np.float64),
+        ),
+        env_id="e" * 16,
+        environment=ENVIRONMENT,
+    )
+
+
+def latency(cell, *, median_ns=5_000, ratio=3.2, started_at=BEGIN, **values):
+    """A latency stage that ended ok: one ABBA block of three runs an arm and position."""
+    arms = ("baseline", "quantized", "quantized", "baseline")
+    times = {"baseline": round(median_ns * ratio), "quantized": median_ns}
+    return Outcome(
+        cell_id=cell.cell_id,
+        stage="latency",
+        status="ok",
+        started_at=started_at + timedelta(seconds=10),
+        finished_at=started_at + timedelta(seconds=13),
+        values={
+            "latency_median_ns": median_ns,
+            "latency_iqr_ns": median_ns // 50,
+            "baseline_latency_median_ns": times["baseline"],
+            "baseline_latency_iqr_ns": times["baseline"] // 50,
+            "speedup": ratio,
+            "speedup_low": ratio * 0.97,
+            "speedup_high": ratio * 1.03,
+            "speedup_verdict": "faster" if ratio > 1 else "slower",
+            "latency_runs": 6,
+            "latency_flags": "",
+            "first_inference_ns": 3 * median_ns,
+            "niceness": 0,
+            "foreign_cores": 0.01,
+        }
+        | values,
+        samples=tuple(
+            SampleBlock(0, position, arm, np.full(3, times[arm], dtype=np.int64))
+            for position, arm in enumerate(arms)
+        ),
+        env_id="e" * 16,
+        environment=ENVIRONMENT,
+    )
+
+
+def failed(cell, status, error, *, stage="quality", **changes):
+    """A stage that ended otherwise."""
+    outcome = (quality if stage == "quality" else latency)(cell)
+    return replace(
+        outcome,
+        **{
+            "status": status,
+            "error": error,
+            "traceback": f"Traceback: {error}",
+            "values": {},
+            "quality": None,
+            "predictions": None,
+            "samples": (),
+        }
+        | changes,
+    )
