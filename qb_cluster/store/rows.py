@@ -123,7 +123,7 @@ def _identity(cell: Cell, spec_digest: str) -> dict[str, Any]:
         "model": cell.model.label,
         "dataset": cell.dataset.label,
         "backend": cell.backend.label,
-        "device": cell.device.label,
+        "device": cell.device.name,
         "scheme": "float" if cell.scheme is None else cell.scheme.label,
         "bits": "f32" if cell.bits is None else str(cell.bits),
         "weight_bits": _FLOAT_BITS if cell.bits is None else cell.bits.weight,
