@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format schema constraints clean
+.PHONY: demo test test-fast lint format bench schema constraints clean
 
 demo: $(STAMP)
 	$(BIN)/qb run sweeps/digits.yaml
@@ -25,6 +25,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## one by one: they must not run beside other load
+	$(BIN)/python benchmarks/plan.py
 
 schema: $(STAMP)
 	$(BIN)/qb schema > sweeps/sweep.schema.json
