@@ -12,12 +12,12 @@ from pathlib import Path
 
 import psutil
 
-MODELS, OPTIONS = 1_000, 18
+MODELS, SETS = 1_000, 18
 LIMITS = {"first line, s": 1.0, "a cell, µs": 30.0, "memory growth, MB": 50.0}
 SPEC = f"""
 sweep: million
 models: [{", ".join(f'{{name: "m:f", label: m{i}, options: {{i: {i}}}}}' for i in range(MODELS))}]
-datasets: [{", ".join(f'{{name: "m:f", label: d{i}, options: {{i: {i}}}}}' for i in range(OPTIONS))}]
+datasets: [{", ".join(f'{{name: "m:f", label: d{i}, options: {{i: {i}}}}}' for i in range(SETS))}]
 schemes: [weight_only, dynamic, static]
 bits: [w2, w3, w4, w5, w6, w7, w8, w2a8, w3a8, w4a8, w8a8, w8a16]
 backends: [pytorch, tflite, onnxruntime]
