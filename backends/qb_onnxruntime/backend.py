@@ -31,6 +31,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     requires: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
     distributions: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
+    takes: tuple[str, ...] = ("torch",)
 
     def __init__(self, block_size: int = 32, accuracy_level: int = 1) -> None:
         if block_size not in BLOCK_SIZES:

@@ -40,6 +40,7 @@ class PyTorchBackend:
     name = "pytorch"
     requires = ("torch", "torchao")
     distributions = ("torch", "torchao")
+    takes = ("torch",)
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing torch."""

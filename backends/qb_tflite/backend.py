@@ -11,7 +11,7 @@ from qb_cluster.contracts import (
     Support,
 )
 from qb_cluster.errors import UnsupportedError
-from qb_tflite.quiet import quiet
+from qb_litert.quiet import quiet
 from qb_tflite.support import native_support
 
 _FORMAT = "tflite"
@@ -28,6 +28,7 @@ class TFLiteBackend:
         "ai-edge-litert",
         "tflite-runtime",
     )
+    takes: ClassVar[tuple[str, ...]] = ("torch",)
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""
@@ -44,8 +45,8 @@ class TFLiteBackend:
         Raises:
             PlugInError: the model is no ``torch.nn.Module``.
         """
+        from qb_litert.facts import float_facts
         from qb_tflite.convert import convert
-        from qb_tflite.facts import float_facts
 
         data = convert(model(), example)
         return Artifact(data, _FORMAT, float_facts(data))
@@ -58,7 +59,7 @@ class TFLiteBackend:
         calibration: Arrays | None,
     ) -> Artifact:
         """Quantize the float ``.tflite``; the model itself is never loaded."""
-        from qb_tflite.facts import quantized_facts
+        from qb_litert.facts import quantized_facts
         from qb_tflite.quantize import quantize
 
         data = quantize(baseline.data, quantization, calibration)
@@ -76,7 +77,7 @@ class TFLiteBackend:
             UnsupportedError: the runtime found here is known to run this file wrongly.
             ValueError: the file is cut off, or not of the kind that ``convert`` makes.
         """
-        from qb_tflite.runtime import TFLiteExecutable
+        from qb_litert.runtime import TFLiteExecutable
 
         try:
             with quiet():

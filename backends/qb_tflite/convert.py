@@ -5,7 +5,7 @@ from typing import Any
 
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError
-from qb_tflite.quiet import quiet
+from qb_litert.quiet import quiet
 
 
 def convert(model: Any, example: Arrays) -> bytes:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from qb_cluster.contracts import Arrays, Quantization
-from qb_tflite.quiet import quiet
+from qb_litert.quiet import quiet
 
 _EVERYWHERE = ".*"
 
@@ -72,7 +72,7 @@ def _true_ranges(data: bytes, recipe: Any, calibration: Arrays) -> Any:
     from ai_edge_quantizer.recipe_manager import RecipeManager
     from ai_edge_quantizer.utils.qsv_utils import min_max_update
 
-    from qb_tflite.runtime import TFLiteExecutable
+    from qb_litert.runtime import TFLiteExecutable
 
     rules = RecipeManager()
     rules.load_quantization_recipe(recipe)

@@ -10,9 +10,9 @@ from qb_cluster.contracts.backend import (
     Support,
 )
 from qb_cluster.contracts.bits import Bits
+from qb_cluster.contracts.calibration import Calibration, ObserverName
 from qb_cluster.contracts.cell import (
     STATUSES,
-    Calibration,
     Cell,
     Device,
     Latency,
@@ -22,6 +22,7 @@ from qb_cluster.contracts.cell import (
 )
 from qb_cluster.contracts.outcome import (
     ArtifactRef,
+    LayerSensitivity,
     Outcome,
     Predictions,
     QualityResult,
@@ -29,16 +30,20 @@ from qb_cluster.contracts.outcome import (
     Stage,
 )
 from qb_cluster.contracts.scheme import (
+    FLOAT,
     Activations,
     Execution,
     Granularity,
+    NumberFormat,
     Quantization,
     Scheme,
     WeightQuantizer,
+    WeightRange,
 )
 from qb_cluster.contracts.task import Task
 
 __all__ = [
+    "FLOAT",
     "STATUSES",
     "Activations",
     "Arrays",
@@ -54,8 +59,11 @@ __all__ = [
     "Execution",
     "Granularity",
     "Latency",
+    "LayerSensitivity",
     "LoadModel",
     "Measure",
+    "NumberFormat",
+    "ObserverName",
     "Outcome",
     "Predictions",
     "QualityResult",
@@ -68,4 +76,5 @@ __all__ = [
     "Support",
     "Task",
     "WeightQuantizer",
+    "WeightRange",
 ]

@@ -38,12 +38,19 @@ class ArtifactFacts:
             where the artifact stores floats on purpose (simulated).
         quantized_parameters: how many of them are stored in (simulated: rounded to) integers.
         notes: one short clause per surprise, e.g. "2 of 4 weight tensors stay float".
+        integer_mac_share: share of the multiply-accumulates of convolutions and matrix products
+            that run in integer arithmetic, for one example; ``None`` where unknown, 0 for
+            float and for simulated.
+        fallback_ops: kinds of convolutions and matrix products that stayed float although
+            the scheme covers them, sorted, e.g. ``("Conv2d",)``.
     """
 
     parameters: int
     parameter_bytes: int | None
     quantized_parameters: int
     notes: tuple[str, ...] = ()
+    integer_mac_share: float | None = None
+    fallback_ops: tuple[str, ...] = ()
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -91,11 +98,14 @@ class Backend(Protocol):
         name: the name a spec uses, and the extra that installs it.
         requires: modules that must be importable where it works.
         distributions: packages whose versions belong in the record of the environment.
+        takes: the kinds of model it converts, see ``catalog.model``: ``torch``, ``keras``,
+            ``saved_model``, ``onnx``, ``tflite``, ``pt2``, or ``object`` for anything else.
     """
 
     name: str
     requires: tuple[str, ...]
     distributions: tuple[str, ...]
+    takes: tuple[str, ...]
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing the framework."""

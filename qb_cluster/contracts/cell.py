@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from qb_cluster.contracts.bits import Bits
+from qb_cluster.contracts.calibration import Calibration
 from qb_cluster.contracts.scheme import Execution
 
 Status = Literal[
@@ -61,21 +62,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """How static activation ranges are found.
-
-    Attributes:
-        samples: how many calibration examples are used at most.
-        seed: which of them.
-        observer: ``minmax``: the true minimum and maximum over all samples.
-    """
-
-    samples: int = 128
-    seed: int = 0
-    observer: Literal["minmax"] = "minmax"
-
-
-@dataclass(frozen=True, slots=True)
 class Latency:
     """How latency is measured: batch of one, float and quantized in ABBA blocks.
 
@@ -104,6 +90,7 @@ class Measure:
         examples: evaluation examples used at most, first ones first; ``None`` is all.
         confidence: of every interval.
         latency: the protocol, or ``None`` to leave latency out.
+        layers: whether simulated cells measure the sensitivity of each layer too.
     """
 
     metric: Ref = Ref("accuracy", "accuracy")
@@ -111,6 +98,7 @@ class Measure:
     examples: int | None = None
     confidence: float = 0.95
     latency: Latency | None = Latency()
+    layers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +115,8 @@ class Cell:
         calibration: given exactly when the scheme's activations are static.
         timeout_s: seconds after which one stage of the cell is killed.
         baseline_cell_id: the float cell it is compared with; its own id for a baseline.
+        simulator: a backend that can simulate a native cell's scheme, so that its kernels can
+            be told from the scheme; ``None`` where there is none, and for other cells.
     """
 
     cell_id: str
@@ -143,6 +133,7 @@ class Cell:
     measure: Measure
     timeout_s: float
     baseline_cell_id: str
+    simulator: Ref | None = None
 
     @property
     def is_baseline(self) -> bool:

@@ -29,8 +29,9 @@ class QualityResult:
 
     Attributes:
         artifact: the artifact that was evaluated.
-        outputs_digest: digest of the evaluation outputs kept in the run folder
-            (baselines only: the cells compared with it read them).
+        outputs_digest: digest of the evaluation outputs kept in the run folder; always for
+            baselines, whose outputs other cells are compared with, and for other cells unless
+            they are too large to keep.
     """
 
     artifact: ArtifactRef
@@ -72,6 +73,32 @@ class SampleBlock:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerSensitivity:
+    """What quantizing one layer does to the outputs.
+
+    Attributes:
+        layer: its name in the model.
+        parameters: of its weight.
+        macs: multiply-accumulates for one example.
+        mode: ``only`` this layer is quantized, or ``all_but`` this one.
+        bits: ``wN`` or ``wNaM``, of what is quantized.
+        sqnr_db: of the model's outputs against float.
+        weight_sqnr_db: of the layer's own weight; ``None`` in mode ``all_but``.
+        expected_weight_sqnr_db: what a Gaussian tensor of the same rows would give at these
+            bits; ``None`` in mode ``all_but``, and where no law is known.
+    """
+
+    layer: str
+    parameters: int
+    macs: int
+    mode: Literal["only", "all_but"]
+    bits: str
+    sqnr_db: float
+    weight_sqnr_db: float | None
+    expected_weight_sqnr_db: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """How one stage of one cell ended.
 
@@ -83,6 +110,7 @@ class Outcome:
         quality: given when a quality stage ended ok.
         predictions: quality stages only.
         samples: latency stages only.
+        layers: of simulated cells that ask for it.
         env_id: the environment it ran in; see ``environment``.
         environment: description of the worker's machine and libraries.
     """
@@ -98,5 +126,6 @@ class Outcome:
     quality: QualityResult | None = None
     predictions: Predictions | None = None
     samples: tuple[SampleBlock, ...] = ()
+    layers: tuple[LayerSensitivity, ...] = ()
     env_id: str = ""
     environment: dict[str, Any] = field(default_factory=dict)

@@ -1,18 +1,89 @@
 """The schemes that come with QuantBench. They enter by the same door as anybody's."""
 
-from qb_cluster.contracts import Granularity, Scheme
+from collections.abc import Mapping
+from typing import Any
+
+from qb_cluster.contracts import Granularity, Scheme, WeightRange
 
 
-def weight_only(granularity: Granularity = "per_channel") -> Scheme:
+def weight_only(
+    granularity: Granularity = "per_channel",
+    group_size: int | None = None,
+    symmetric: bool = True,
+    narrow_range: bool = True,
+    weight_range: WeightRange = "minmax",
+    layers: Mapping[str, str] | None = None,
+) -> Scheme:
     """Weights in integers, activations and arithmetic in float. Takes ``wN``."""
-    return Scheme("weight_only", activations="none", granularity=granularity)
+    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
+    return Scheme("weight_only", activations="none", **options)
 
 
-def dynamic(granularity: Granularity = "per_channel") -> Scheme:
+def dynamic(
+    granularity: Granularity = "per_channel",
+    group_size: int | None = None,
+    symmetric: bool = True,
+    narrow_range: bool = True,
+    weight_range: WeightRange = "minmax",
+    symmetric_activations: bool = False,
+    layers: Mapping[str, str] | None = None,
+) -> Scheme:
     """Weights in integers; activation ranges found anew for each example. Takes ``wNaM``."""
-    return Scheme("dynamic", activations="dynamic", granularity=granularity)
+    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
+    return Scheme(
+        "dynamic", activations="dynamic", symmetric_activations=symmetric_activations, **options
+    )
 
 
-def static(granularity: Granularity = "per_channel") -> Scheme:
+def static(
+    granularity: Granularity = "per_channel",
+    group_size: int | None = None,
+    symmetric: bool = True,
+    narrow_range: bool = True,
+    weight_range: WeightRange = "minmax",
+    symmetric_activations: bool = False,
+    layers: Mapping[str, str] | None = None,
+) -> Scheme:
     """Weights in integers; activation ranges fixed on calibration data. Takes ``wNaM``."""
-    return Scheme("static", activations="static", granularity=granularity)
+    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
+    return Scheme(
+        "static", activations="static", symmetric_activations=symmetric_activations, **options
+    )
+
+
+def fp16() -> Scheme:
+    """Weights and computation in IEEE half precision: 10 bits of fraction, largest 65,504."""
+    return Scheme("fp16", number="fp16")
+
+
+def bf16() -> Scheme:
+    """Weights and computation in bfloat16: the range of float32, 7 bits of fraction."""
+    return Scheme("bf16", number="bf16")
+
+
+def fp8(format: str = "e4m3") -> Scheme:  # noqa: A002 - the word the field uses
+    """Weights in 8-bit floats, computation in float32. ``e4m3`` (up to 448) or ``e5m2``."""
+    match format:
+        case "e4m3":
+            return Scheme("fp8", number="fp8_e4m3")
+        case "e5m2":
+            return Scheme("fp8", number="fp8_e5m2")
+    raise ValueError(f"fp8 comes as e4m3 or e5m2, not '{format}'")
+
+
+def _weights(
+    granularity: Granularity,
+    group_size: int | None,
+    symmetric: bool,
+    narrow_range: bool,
+    weight_range: WeightRange,
+    layers: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    return {
+        "granularity": granularity,
+        "group_size": group_size,
+        "symmetric": symmetric,
+        "narrow_range": narrow_range,
+        "weight_range": weight_range,
+        "layers": tuple((layers or {}).items()),
+    }

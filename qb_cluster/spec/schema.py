@@ -6,7 +6,7 @@ values mean together is settled in ``resolve``.
 
 import json
 from functools import partial
-from typing import Annotated, Any, Final, Literal, Self, TypeVar, get_args
+from typing import Annotated, Any, Final, Self, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from qb_cluster.catalog import plugins
-from qb_cluster.contracts import Bits, Calibration, Latency, Measure
+from qb_cluster.contracts import Bits, Calibration, Latency, Measure, ObserverName
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.sweep import Axis, Requested
 
@@ -212,7 +212,7 @@ class CalibrationKeys(Keys):
     """Calibration examples used at most."""
     seed: int = Field(default=_CALIBRATION.seed, ge=0, le=_LARGEST_SEED)
     """Decides which of them."""
-    observer: Literal["minmax"] = _CALIBRATION.observer
+    observer: ObserverName = _CALIBRATION.observer
     """`minmax`: the true minimum and maximum over all samples."""
 
 

@@ -73,6 +73,12 @@ def from_row(row: dict[str, Any]) -> JournalEntry:
     return JournalEntry(outcome, row["attempt"])
 
 
+def _facts(plain: dict[str, Any]) -> ArtifactFacts:
+    """Make facts of their JSON form, which has lists where they have tuples."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+    return ArtifactFacts(**fields)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()

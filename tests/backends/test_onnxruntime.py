@@ -378,7 +378,7 @@ def test_fewer_bits_take_fewer_bytes_and_cost_more(baselines, quantization):
 @per_scheme([q for q in NATIVE if q.bits.weight == 4])
 def test_stored_convolution_weights_follow_the_common_rule(baselines, quantization, granularity):
     scheme = quantization.scheme
-    scheme = Scheme(scheme.name, scheme.activations, granularity)
+    scheme = Scheme(scheme.name, scheme.activations, granularity=granularity)
     asked = Quantization(scheme, quantization.bits, "native")
     artifact = quantized(baselines["cnn"], asked)
     weight = numpy_helper.to_array(tensors(baselines["cnn"])["3.weight"])

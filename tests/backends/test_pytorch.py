@@ -31,7 +31,7 @@ SCHEMES = {
     "dynamic": Scheme("dynamic", "dynamic"),
     "static": Scheme("static", "static"),
     "weight_only_per_tensor": Scheme("weight_only", granularity="per_tensor"),
-    "dynamic_per_tensor": Scheme("dynamic", "dynamic", "per_tensor"),
+    "dynamic_per_tensor": Scheme("dynamic", "dynamic", granularity="per_tensor"),
 }
 NATIVE = [("weight_only", "w8"), ("dynamic", "w8a8"), ("static", "w8a8")]
 SUPPORTED = [
@@ -160,7 +160,7 @@ def test_what_is_native_and_what_is_simulated_is_said(cell):
         ("weight_only", "w4", "not w4"),
         ("dynamic", "w4a8", "not w4a8"),
         ("static", "w8a16", "not w8a16"),
-        (Scheme("static", "static", "per_tensor"), "w8a8", "per-channel weights only"),
+        (Scheme("static", "static", granularity="per_tensor"), "w8a8", "per-channel weights only"),
         (Scheme("mine", weight_quantizer=lambda w, _: w), "w8", "'mine' brings"),
     ],
 )

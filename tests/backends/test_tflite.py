@@ -16,9 +16,9 @@ from sklearn.datasets import load_digits
 
 from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
 from qb_cluster.errors import PlugInError
+from qb_litert.quiet import quiet
+from qb_litert.runtime import TFLiteExecutable
 from qb_tflite import TFLiteBackend
-from qb_tflite.quiet import quiet
-from qb_tflite.runtime import TFLiteExecutable
 
 pytestmark = pytest.mark.frameworks
 
@@ -30,7 +30,7 @@ NETS = ("cnn", "mlp")
 
 
 def ask(activations, bits, granularity="per_channel", execution="native"):
-    scheme = Scheme(SCHEMES[activations], activations, granularity)
+    scheme = Scheme(SCHEMES[activations], activations, granularity=granularity)
     return Quantization(scheme, Bits.parse(bits), execution)
 
 
@@ -417,7 +417,7 @@ def old_python():
 @pytest.fixture
 def old_runtime(old_python, tmp_path, digits):
     """Runs artifacts by tflite-runtime, with a lone copy of ``runtime.py`` beside it."""
-    shutil.copy(ROOT / "backends" / "qb_tflite" / "runtime.py", tmp_path)
+    shutil.copy(ROOT / "backends" / "qb_litert" / "runtime.py", tmp_path)
     np.save(tmp_path / "images.npy", digits["test"])
     script = """
 import json, sys

@@ -102,6 +102,7 @@ class NumpyBackend:
     name = "numpy"
     requires = ("numpy",)
     distributions = ("numpy",)
+    takes = ("object",)
 
     def __init__(self, pause_s=0.0):
         self.pause_s = pause_s

@@ -6,6 +6,7 @@ from qb_cluster.contracts import Quantization, Scheme, Support
 class _Backend:
     requires: tuple[str, ...] = ()
     distributions: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("object",)
 
     def convert(self, model, example):
         raise NotImplementedError
