@@ -11,7 +11,8 @@
         ├── DataError        a dataset breaks its contract, or leaks           → failed
         ├── NonFiniteError   a model returns NaN or infinity                   → failed
         ├── UnsupportedError the backend finds out late that it cannot         → unsupported
-        └── NotAppliedError  the "quantized" artifact is still float           → not_applied
+        ├── NotAppliedError  the "quantized" artifact is still float           → not_applied
+        └── KernelMismatchError  a kernel does not compute its scheme          → kernel_mismatch
 
 Messages say what, where, and what to do next.
 """
@@ -65,3 +66,9 @@ class NotAppliedError(CellError):
     """The artifact that should be quantized is still float."""
 
     status: ClassVar[str] = "not_applied"
+
+
+class KernelMismatchError(CellError):
+    """A native kernel's outputs are far from what its own scheme gives in simulation."""
+
+    status: ClassVar[str] = "kernel_mismatch"

@@ -35,6 +35,10 @@ class Dataset:
     calibration: Arrays
     calibration_ids: NDArray[np.str_]
 
+    def example(self) -> dict[str, NDArray[Any]]:
+        """Give the first evaluation example, as a batch of one."""
+        return _take(self.inputs, slice(1))
+
     def evaluation(self, examples: int | None) -> "Dataset":
         """Keep the first ``examples`` evaluation examples (``None``: all)."""
         if examples is None or examples >= len(self.ids):

@@ -41,6 +41,14 @@ class _Job:
     quality: Outcome | None = None  # the cell's own quality outcome, before its latency stage
 
 
+@dataclass(frozen=True, slots=True)
+class _NoBaseline:
+    """A baseline that ended without a result."""
+
+    status: Status
+    story: str
+
+
 @dataclass(slots=True)
 class _Worker:
     node: str
@@ -73,7 +81,7 @@ class Scheduler:
         self._shared: dict[Group, deque[_Job]] = {}
         self._alone: deque[_Job] = deque()
         self._waiting: dict[str, list[Cell]] = {}  # by the baseline they wait for
-        self._baselines: dict[str, QualityResult | str] = {}  # its result, or why it has none
+        self._baselines: dict[str, QualityResult | _NoBaseline] = {}
         self._open = 0  # jobs that wait or run, and cells that wait for a baseline
 
     @property
@@ -171,7 +179,7 @@ class Scheduler:
         if outcome.status != "ok" or outcome.quality is None:
             return [
                 Finish(cell, (outcome,), outcome.status, outcome.error, job.attempt),
-                *self._baseline_failed(cell, f"ended {outcome.status}: {outcome.error}"),
+                *self._baseline_failed(cell, outcome.status, outcome.error),
             ]
         actions: list[Action] = []
         if cell.is_baseline or cell.is_timed:
@@ -196,7 +204,7 @@ class Scheduler:
         outcomes = (job.quality,) if job.quality else ()
         actions: list[Action] = [Finish(job.cell, outcomes, status, error, job.attempt)]
         if job.stage == "quality":
-            actions += self._baseline_failed(job.cell, f"ended {status}: {error}")
+            actions += self._baseline_failed(job.cell, status, error)
         return actions
 
     def _baseline_ready(self, baseline_id: str, result: QualityResult) -> None:
@@ -205,13 +213,14 @@ class Scheduler:
             self._open -= 1
             self._queue(_Job(cell, "quality", baseline=result))
 
-    def _baseline_failed(self, baseline: Cell, why: str) -> list[Action]:
+    def _baseline_failed(self, baseline: Cell, status: Status, error: str | None) -> list[Action]:
         if not baseline.is_baseline:
             return []
-        self._baselines[baseline.cell_id] = why
+        no_result = _NoBaseline(status, f"ended {status}: {error}")
+        self._baselines[baseline.cell_id] = no_result
         waiting = self._waiting.pop(baseline.cell_id, [])
         self._open -= len(waiting)
-        return [_not_run(cell, why) for cell in waiting]
+        return [_not_run(cell, no_result) for cell in waiting]
 
     # What comes next
 
@@ -233,13 +242,15 @@ class Scheduler:
     def _recall(self, baseline: Cell) -> None:
         """A baseline whose row is written: its result is kept, unless it failed."""
         kept = self._kept.get(baseline.cell_id)
-        self._baselines[baseline.cell_id] = (
-            kept[0].quality if kept and kept[0].quality else "has no result; its own row says why"
-        )
+        if kept and kept[0].quality:
+            self._baselines[baseline.cell_id] = kept[0].quality
+        else:
+            story = "has no result; its own row says why"
+            self._baselines[baseline.cell_id] = _NoBaseline("failed", story)
 
     def _admit(self, cell: Cell) -> list[Action]:
         baseline = None if cell.is_baseline else self._baselines.get(cell.baseline_cell_id)
-        if isinstance(baseline, str):
+        if isinstance(baseline, _NoBaseline):
             return [_not_run(cell, baseline)]
         kept = self._kept.pop(cell.cell_id, None)
         if kept and (cell.is_baseline or baseline is not None):
@@ -319,7 +330,8 @@ def _group(cell: Cell) -> Group:
     return cell.model, cell.dataset, cell.backend
 
 
-def _not_run(cell: Cell, why: str) -> Finish:
-    return Finish(
-        cell, (), "failed", f"not run: its float baseline {cell.baseline_cell_id} {why}", 0
-    )
+def _not_run(cell: Cell, baseline: _NoBaseline) -> Finish:
+    # What a backend cannot take as float it does not support quantized either; that is no failure.
+    status: Status = "unsupported" if baseline.status == "unsupported" else "failed"
+    error = f"not run: its float baseline {cell.baseline_cell_id} {baseline.story}"
+    return Finish(cell, (), status, error, 0)

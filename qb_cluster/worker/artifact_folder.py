@@ -42,9 +42,7 @@ class ArtifactFolder:
 
     def put_outputs(self, outputs: NDArray[np.float32]) -> str:
         """Keep a baseline's outputs; gives their digest."""
-        buffer = io.BytesIO()
-        np.save(buffer, outputs, allow_pickle=False)
-        return self._write(buffer.getvalue(), "npy")
+        return self._write(_npy(outputs), "npy")
 
     def get_outputs(self, digest: str) -> NDArray[Any]:
         """Read a baseline's outputs back.
@@ -55,17 +53,35 @@ class ArtifactFolder:
         outputs: NDArray[Any] = np.load(io.BytesIO(self._read(digest, "npy")), allow_pickle=False)
         return outputs
 
+    def put_twin(self, name: str, outputs: NDArray[np.float32]) -> None:
+        """Keep the outputs of a simulated twin under the name of what decides them."""
+        self._write_to(self._twin(name), _npy(outputs))
+
+    def get_twin(self, name: str) -> NDArray[Any] | None:
+        """Read a twin's outputs; ``None`` where they are not kept."""
+        try:
+            outputs: NDArray[Any] = np.load(self._twin(name), allow_pickle=False)
+        except (OSError, ValueError):  # not there, or cut short: it is computed again
+            return None
+        return outputs
+
+    def _twin(self, name: str) -> Path:
+        return self.path / f"twin-{name}.npy"
+
     def _write(self, data: bytes, ending: str) -> str:
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        target = self.path / f"{digest}.{ending}"
-        if not target.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.path, prefix=".tmp-", delete=False) as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).replace(target)
+        self._write_to(self.path / f"{digest}.{ending}", data)
         return digest
+
+    def _write_to(self, target: Path, data: bytes) -> None:
+        if target.exists() and target.stat().st_size == len(data):
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=self.path, prefix=".tmp-", delete=False) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(file.name).replace(target)
 
     def _read(self, digest: str, ending: str) -> bytes:
         target = self.path / f"{digest}.{ending}"
@@ -76,3 +92,9 @@ class ArtifactFolder:
         if hashlib.blake2b(data, digest_size=16).hexdigest() != digest:
             raise CellError(f"{target} is damaged: its content no longer has its digest")
         return data
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

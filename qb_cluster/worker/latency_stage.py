@@ -29,7 +29,7 @@ def run_latency(
     if settings is None or task.quality is None or task.baseline is None:
         raise ValueError(f"cell {task.cell.cell_id} has no latency stage")
     threads = task.cell.device.threads
-    example = {name: array[:1].copy() for name, array in loaded.dataset.inputs.items()}
+    example = {name: array.copy() for name, array in loaded.dataset.example().items()}
     with pinned(task.cores) as is_pinned, normal_niceness() as niceness:
         baseline, quantized = (
             loaded.backend.open(artifacts.get(quality.artifact), loaded.model, threads)

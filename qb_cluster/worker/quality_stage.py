@@ -8,20 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.catalog import plugins
+from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import (
     Artifact,
     ArtifactRef,
+    Calibration,
     Cell,
-    Predictions,
+    LayerSensitivity,
     QualityResult,
     Quantization,
     Task,
 )
-from qb_cluster.errors import NonFiniteError, NotAppliedError
-from qb_cluster.evaluation import comparison, inference
+from qb_cluster.errors import (
+    CellError,
+    KernelMismatchError,
+    NonFiniteError,
+    NotAppliedError,
+    UnsupportedError,
+)
+from qb_cluster.evaluation import comparison, inference, kernel
+from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.nodes.cores import pinned
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.reference import simulated_outputs, twin_name
 from qb_cluster.worker.stage import Loaded, StageResult
+
+MOST_KEPT_BYTES = 16 * 2**20  # of a quantized cell's outputs; a baseline's are needed whole
 
 
 def run_quality(
@@ -51,27 +63,59 @@ def run_quality(
         started = time.perf_counter_ns()
         executable = loaded.backend.open(artifact, loaded.model, cell.device.threads)
         values["open_ns"] = time.perf_counter_ns() - started
-        dataset = loaded.dataset
-        try:
-            outputs = inference.run(executable, dataset.inputs, cell.measure.batch_size)
-        except NonFiniteError as error:
-            which = "float" if cell.is_baseline else "quantized"
-            raise NonFiniteError(f"{which} model '{cell.model.label}': {error}") from None
+        measure, dataset = cell.measure, loaded.dataset
+        metric = functools.partial(
+            plugins.find("metric", measure.metric.target), **measure.metric.options
+        )
+        run = functools.partial(inference.run, executable, dataset.inputs, measure.batch_size)
+        if task.baseline is None:
+            outputs = _checked(cell, run)
+            compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
+        else:
+            baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
+            outputs = _quantized_outputs(task.cell, run, baseline, loaded, artifacts, values)
+            compared = comparison.compare(
+                metric, baseline, outputs, dataset.targets, measure.confidence
+            )
+        layers = _layer_sensitivity(cell, loaded)
+    digest = None
+    if cell.is_baseline or outputs.nbytes <= MOST_KEPT_BYTES:
+        digest = values["outputs_digest"] = artifacts.put_outputs(outputs)
+    values |= compared
+    values |= {
+        "metric": measure.metric.label,
+        "examples": len(outputs),
+        "batch_size": measure.batch_size,
+    }
     return StageResult(
-        QualityResult(ref, artifacts.put_outputs(outputs) if cell.is_baseline else None),
-        _compare(task, loaded, artifacts, outputs, values),
+        QualityResult(ref, digest),
+        comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
+        layers=layers,
     )
 
 
 def _prepare(task: Task, loaded: Loaded, artifacts: ArtifactFolder) -> Artifact:
-    cell, dataset = task.cell, loaded.dataset
-    if task.baseline is None or cell.scheme is None or cell.bits is None or cell.execution is None:
-        example = {name: array[:1] for name, array in dataset.inputs.items()}
-        return loaded.backend.convert(loaded.model, example)
-    quantization = Quantization(plugins.make("scheme", cell.scheme), cell.bits, cell.execution)
-    calibration = None if cell.calibration is None else dataset.calibration_sample(cell.calibration)
+    cell = task.cell
+    if task.baseline is None:
+        kind = model_kind(loaded.model())
+        if kind not in loaded.backend.takes:
+            raise UnsupportedError(
+                f"{cell.backend.label} takes models of kind {', '.join(loaded.backend.takes)}; "
+                f"'{cell.model.label}' is of kind {kind}"
+            )
+        return loaded.backend.convert(loaded.model, loaded.dataset.example())
+    quantization, calibration = _asked(cell), None
+    if cell.calibration is not None:
+        calibration = loaded.dataset.calibration_sample(cell.calibration)
     baseline = artifacts.get(task.baseline.artifact)
     return loaded.backend.quantize(loaded.model, baseline, quantization, calibration)
+
+
+def _asked(cell: Cell) -> Quantization:
+    if cell.scheme is None or cell.bits is None or cell.execution is None:
+        raise ValueError(f"cell {cell.cell_id} asks for no quantization")
+    scheme = plugins.make("scheme", cell.scheme)
+    return Quantization(scheme, cell.bits, cell.execution, cell.calibration)
 
 
 def _state_facts(
@@ -83,6 +127,8 @@ def _state_facts(
     values["artifact_bytes"] = None if simulated else ref.size_bytes
     values["bits_per_weight"] = facts.bits_per_weight
     values["quantized_share"] = facts.quantized_parameters / max(1, facts.parameters)
+    values["integer_mac_share"] = facts.integer_mac_share
+    values["fallback_ops"] = ",".join(facts.fallback_ops)
     values["notes"] = "; ".join(facts.notes) or None
     if baseline is None:
         return
@@ -93,34 +139,95 @@ def _state_facts(
         raise NotAppliedError(f"{cell.bits} was asked for, and the artifact holds {found}")
 
 
-def _compare(
-    task: Task,
+def _checked(cell: Cell, run: "functools.partial[NDArray[np.float32]]") -> NDArray[np.float32]:
+    """Run, and say whose outputs are not finite."""
+    try:
+        return run()
+    except NonFiniteError as error:
+        which = "float" if cell.is_baseline else "quantized"
+        raise NonFiniteError(f"{which} model '{cell.model.label}': {error}") from None
+
+
+def _quantized_outputs(
+    cell: Cell,
+    run: "functools.partial[NDArray[np.float32]]",
+    baseline: NDArray[np.float32],
     loaded: Loaded,
     artifacts: ArtifactFolder,
-    outputs: NDArray[np.float32],
     values: dict[str, Any],
-) -> Predictions:
-    """Fill in the metric and, for a quantized cell, the comparison with its baseline."""
-    measure, dataset = task.cell.measure, loaded.dataset
-    metric = functools.partial(
-        plugins.find("metric", measure.metric.target), **measure.metric.options
-    )
-    if task.baseline is None or task.baseline.outputs_digest is None:
-        compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
-    else:
-        baseline = artifacts.get_outputs(task.baseline.outputs_digest)
-        if np.array_equal(baseline, outputs):
-            raise NotAppliedError(
-                f"{task.cell.bits} was asked for, and all {len(outputs)} outputs are "
-                "bit-identical to the float model's"
-            )
-        compared = comparison.compare(
-            metric, baseline, outputs, dataset.targets, measure.confidence
+) -> NDArray[np.float32]:
+    """Run a quantized cell, and make sure that its outputs are those of its scheme.
+
+    Raises:
+        NotAppliedError: they are the float model's, to the bit.
+        KernelMismatchError: they are far from what the scheme gives when it is simulated.
+        NonFiniteError: they are not finite, and there is no simulation that is.
+    """
+    reference = _reference(cell, baseline, loaded, artifacts, values)
+    try:
+        outputs = _checked(cell, run)
+    except NonFiniteError as error:
+        if reference is None:
+            raise
+        raise KernelMismatchError(f"{error}, and the scheme's simulation is finite") from None
+    if np.array_equal(baseline, outputs):
+        raise NotAppliedError(
+            f"{cell.bits} was asked for, and all {len(outputs)} outputs are bit-identical to the "
+            "float model's"
         )
-    values |= compared
-    values |= {
-        "metric": measure.metric.label,
-        "examples": len(outputs),
-        "batch_size": measure.batch_size,
-    }
-    return comparison.predictions(metric, outputs, dataset.targets, dataset.ids)
+    if cell.execution == "simulated":
+        artifacts.put_twin(twin_name(cell, cell.backend, baseline), outputs)
+    if reference is None:
+        return outputs
+    native, simulated = deviation(baseline, outputs), deviation(baseline, reference)
+    values["reference_sqnr_db"] = simulated.sqnr_db
+    values["reference_agreement"] = deviation(reference, outputs).top1_agreement
+    if kernel.is_mismatch(native, simulated):
+        values["sqnr_db"], values["cosine"] = native.sqnr_db, native.cosine
+        values["max_abs_error"] = native.max_abs_error
+        values["top1_agreement"] = native.top1_agreement
+        agreement = (
+            ""
+            if native.top1_agreement is None or simulated.top1_agreement is None
+            else f", top-1 agreement with float {native.top1_agreement:.0%} against "
+            f"{simulated.top1_agreement:.0%}"
+        )
+        raise KernelMismatchError(
+            f"the kernels do not compute the scheme: SQNR {native.sqnr_db:.1f} dB where its "
+            f"simulation on {values['simulator']} gives {simulated.sqnr_db:.1f} dB{agreement}"
+        )
+    return outputs
+
+
+def _reference(
+    cell: Cell,
+    baseline: NDArray[np.float32],
+    loaded: Loaded,
+    artifacts: ArtifactFolder,
+    values: dict[str, Any],
+) -> NDArray[np.float32] | None:
+    """Give the outputs of the simulated twin; ``None``, with a note, where there is none."""
+    if cell.execution != "native":
+        return None
+    note = "no backend simulates this scheme, so the kernels are held against nothing"
+    if cell.simulator is not None:
+        values["simulator"] = cell.simulator.label
+        try:
+            return simulated_outputs(cell, cell.simulator, baseline, loaded, artifacts)
+        except CellError as error:
+            note = f"kernels are held against nothing: {error}"
+    values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))
+    return None
+
+
+def _layer_sensitivity(cell: Cell, loaded: Loaded) -> tuple[LayerSensitivity, ...]:
+    """Measure each layer, on calibration examples: what is chosen by it is judged by others."""
+    if not cell.measure.layers or cell.execution != "simulated":
+        return ()
+    measure = getattr(loaded.backend, "layer_sensitivity", None)
+    if measure is None:
+        raise UnsupportedError(f"{cell.backend.label} does not measure layers one by one")
+    calibration = cell.calibration or Calibration()
+    examples = loaded.dataset.calibration_sample(calibration)
+    ranges = None if cell.calibration is None else examples
+    return tuple(measure(loaded.model, _asked(cell), ranges, examples))

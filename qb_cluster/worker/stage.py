@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 
 from qb_cluster.catalog.dataset import Dataset
-from qb_cluster.contracts import Backend, LoadModel, Predictions, QualityResult, SampleBlock
+from qb_cluster.contracts import (
+    Backend,
+    LayerSensitivity,
+    LoadModel,
+    Predictions,
+    QualityResult,
+    SampleBlock,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +29,4 @@ class StageResult:
     quality: QualityResult | None = None
     predictions: Predictions | None = None
     samples: tuple[SampleBlock, ...] = ()
+    layers: tuple[LayerSensitivity, ...] = ()

@@ -61,6 +61,7 @@ class Worker:
             quality=result.quality,
             predictions=result.predictions,
             samples=result.samples,
+            layers=result.layers,
             env_id=environment.env_id(description),
             environment=description,
         )

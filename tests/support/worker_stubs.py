@@ -1,0 +1,74 @@
+"""Plug-ins for tests of the worker: a model, a dataset and backends that each do one thing."""
+
+import numpy as np
+
+from qb_cluster.contracts import Artifact, ArtifactFacts, LayerSensitivity, Support
+
+CALLS = []
+
+
+def points(count=60):
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((count, 4)).astype(np.float32)
+    return {
+        "inputs": inputs,
+        "targets": inputs[:, :3].argmax(axis=1),
+        "calibration": rng.standard_normal((20, 4)).astype(np.float32),
+    }
+
+
+def identity():
+    return "a model"
+
+
+class Stub:
+    """Outputs are the inputs plus noise; ``what`` it does wrong is an option."""
+
+    name = "stub"
+    requires = ()
+    distributions = ()
+    takes = ("object",)
+
+    def __init__(self, what="right"):
+        self.what = what
+
+    def support(self, quantization):
+        return Support(True)
+
+    def convert(self, model, example):
+        CALLS.append("convert")
+        model()
+        return Artifact(b"float", "bin", ArtifactFacts(10, 40, 0))
+
+    def quantize(self, model, baseline, quantization, calibration):
+        CALLS.append(f"quantize {quantization.execution}")
+        data = f"{quantization.execution} {quantization.bits}".encode()
+        quantized = 0 if self.what == "float" else 10
+        facts = ArtifactFacts(10, 10, quantized, integer_mac_share=0.5, fallback_ops=("Gelu",))
+        return Artifact(data, "bin", facts)
+
+    def open(self, artifact, model, threads):
+        is_native = artifact.data.startswith(b"native")
+
+        def run(inputs):
+            x = inputs["input"]
+            if artifact.data == b"float":
+                return {"y": x}
+            if is_native and self.what == "garbage":
+                return {"y": np.roll(x, 1, axis=1)}
+            if is_native and self.what == "nan":
+                return {"y": np.full_like(x, np.nan)}
+            if is_native and self.what == "identical":
+                return {"y": x}
+            return {"y": x + np.float32(0.01) * np.sin(100 * x) * (2 if is_native else 1)}
+
+        return run
+
+    def layer_sensitivity(self, model, quantization, calibration, inputs):
+        assert len(inputs["input"]) == 20
+        return [LayerSensitivity("fc", 10, 10, "only", str(quantization.bits), 30.0, 31.0, 32.0)]
+
+
+class TorchOnly(Stub):
+    name = "torch-only"
+    takes = ("torch",)

@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import worker_stubs
+
+from qb_cluster.contracts import (
+    Bits,
+    Calibration,
+    Cell,
+    Device,
+    Latency,
+    Measure,
+    Ref,
+    Task,
+)
+from qb_cluster.nodes.cores import available_cores
+from qb_cluster.worker import Worker
+
+CORES = available_cores()[:1]
+QUICK = Latency(warmup_s=0.001, min_runs=10, min_s=0.001)
+
+
+def cell(
+    what="right",
+    execution="native",
+    backend="Stub",
+    simulator=True,
+    *,
+    is_baseline=False,
+    **measure,
+):
+    return Cell(
+        cell_id="baseline" if is_baseline else "quantized",
+        sweep="s",
+        model=Ref("m", "worker_stubs:identity"),
+        dataset=Ref("d", "worker_stubs:points"),
+        backend=Ref("b", f"worker_stubs:{backend}", f'{{"what":"{what}"}}'),
+        device=Device(),
+        scheme=None if is_baseline else Ref("weight_only", "weight_only"),
+        bits=None if is_baseline else Bits(4),
+        execution=execution,
+        reason="",
+        calibration=None,
+        measure=Measure(latency=QUICK, **measure),
+        timeout_s=60,
+        baseline_cell_id="baseline",
+        simulator=Ref("sim", "worker_stubs:Stub") if simulator else None,
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the stages of a cell, its baseline first; gives the last outcome."""
+    worker = Worker(tmp_path / "artifacts")
+    worker_stubs.CALLS.clear()
+
+    def run(asked, stage="quality"):
+        options = {"backend": asked.backend.target.partition(":")[2]}
+        base = cell(is_baseline=True, **options)
+        baseline = worker.run(Task(base, "quality", 1, CORES))
+        if baseline.quality is None:
+            return baseline
+        quality = worker.run(Task(asked, "quality", 1, CORES, baseline.quality))
+        if stage == "quality":
+            return quality
+        return worker.run(Task(asked, stage, 1, CORES, baseline.quality, quality.quality))
+
+    return run
+
+
+def test_a_kernel_that_computes_its_scheme_gets_a_result_and_both_sqnrs(run):
+    outcome = run(cell())
+    assert outcome.status == "ok"
+    values = outcome.values
+    assert values["value"] is not None
+    # Twice the noise: 6 dB below the simulation.
+    assert values["reference_sqnr_db"] - values["sqnr_db"] == pytest.approx(6, abs=0.1)
+    assert values["simulator"] == "sim"
+    assert (values["integer_mac_share"], values["fallback_ops"]) == (0.5, "Gelu")
+
+
+@pytest.mark.parametrize("what", ["garbage", "nan"])
+def test_a_kernel_that_computes_something_else_is_a_mismatch_and_no_accuracy(run, what):
+    outcome = run(cell(what))
+    assert outcome.status == "kernel_mismatch"
+    assert "value" not in outcome.values
+    assert "delta" not in outcome.values
+    if what == "garbage":
+        assert outcome.values["sqnr_db"] < outcome.values["reference_sqnr_db"] - 10
+        assert "simulation on sim" in outcome.error
+
+
+def test_without_a_simulator_the_row_says_that_kernels_were_held_against_nothing(run):
+    outcome = run(cell("garbage", simulator=False))
+    assert outcome.status == "ok"
+    assert "held against nothing" in outcome.values["notes"]
+
+
+def test_a_twin_is_simulated_once_for_all_backends(run):
+    run(cell())
+    run(cell("garbage"))
+    assert worker_stubs.CALLS.count("quantize simulated") == 1
+
+
+def test_a_simulated_cell_is_the_twin_of_native_ones(run):
+    asked = cell(execution="simulated")
+    run(asked)
+    native = cell()
+    twin = Ref(asked.backend.label, asked.backend.target, asked.backend.options_json)
+    object.__setattr__(native, "simulator", twin)
+    run(native)
+    assert worker_stubs.CALLS.count("quantize simulated") == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "message"), [("float", "all float"), ("identical", "bit-identical")]
+)
+def test_an_artifact_that_stayed_float_is_no_result(run, what, message):
+    outcome = run(cell(what))
+    assert outcome.status == "not_applied"
+    assert message in outcome.error
+    assert "value" not in outcome.values
+    assert outcome.values["bits_per_weight"] == 8
+
+
+def test_a_kind_of_model_that_the_backend_does_not_take_is_unsupported(run):
+    outcome = run(cell(backend="TorchOnly"))
+    assert outcome.status == "unsupported"
+    assert "takes models of kind torch" in outcome.error
+
+
+def test_layers_are_measured_on_calibration_examples_where_asked(run):
+    assert run(cell(execution="simulated")).layers == ()
+    outcome = run(cell(execution="simulated", layers=True))
+    assert [layer.layer for layer in outcome.layers] == ["fc"]
+
+
+def test_outputs_are_kept_for_the_agreement_of_backends(run, tmp_path):
+    outcome = run(cell())
+    kept = np.load(tmp_path / "artifacts" / f"{outcome.values['outputs_digest']}.npy")
+    assert kept.shape == (60, 4)
+
+
+def test_latency_leaves_medians_a_speedup_and_every_sample(run):
+    outcome = run(cell(), "latency")
+    assert outcome.status == "ok", outcome.error
+    assert outcome.values["latency_median_ns"] > 0
+    assert outcome.values["speedup_low"] <= outcome.values["speedup"]
+    samples = [len(block.latency_ns) for block in outcome.samples if block.arm == "quantized"]
+    assert sum(samples) == outcome.values["latency_runs"]
+
+
+def test_a_damaged_artifact_is_named_and_not_run(run, tmp_path):
+    kept = tmp_path / "artifacts" / f"{run(cell()).quality.artifact.digest}.bin"
+    kept.write_bytes(b"x" * kept.stat().st_size)
+    outcome = run(cell(), "latency")
+    assert outcome.status == "failed"
+    assert "no longer has its digest" in outcome.error
+
+
+def test_an_artifact_cut_short_is_written_anew(run, tmp_path):
+    kept = tmp_path / "artifacts" / f"{run(cell()).quality.artifact.digest}.bin"
+    kept.write_bytes(b"x")
+    assert run(cell(), "latency").status == "ok"
+
+
+def test_calibration_reaches_the_backend(run):
+    asked = cell()
+    object.__setattr__(asked, "scheme", Ref("static", "static"))
+    object.__setattr__(asked, "bits", Bits(4, 8))
+    object.__setattr__(asked, "calibration", Calibration(samples=5))
+    assert run(asked).status == "ok"
