@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -149,7 +149,6 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
             console.print(f"warning: {problem}", highlight=False, markup=False)
         done = len(folder.finished())
         with RunProgress(console, planned, done) as progress:
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
             sweep = Sweep(
                 expand(spec),
                 folder,
@@ -157,6 +156,7 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
                 spec.digest,
                 progress.finished,
             )
+            interrupts = _Interrupts(sweep.stop, console)
             sweep.run()
         statuses = folder.statuses()
     counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
@@ -168,7 +168,28 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
         markup=False,
         soft_wrap=True,
     )
+    if interrupts.count:
+        raise KeyboardInterrupt
     return sum(statuses[status] for status in FAILURES)
+
+
+class _Interrupts:
+    """Ctrl-C or SIGTERM once: finish what runs. Twice: stop now."""
+
+    def __init__(self, stop: Callable[[], None], console: "Console") -> None:
+        self.count = 0
+        self._stop = stop
+        self._console = console
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, frame: object) -> None:
+        del number, frame
+        self.count += 1
+        if self.count > 1:
+            raise KeyboardInterrupt
+        self._console.print("finishing what runs; once more stops at once", highlight=False)
+        self._stop()
 
 
 def _pool(spec: "SweepSpec", name: str, folder: Path) -> "Pool":

@@ -45,7 +45,12 @@ class Tick:
     """Time has passed; deadlines may have."""
 
 
-Event = WorkerUp | WorkerLost | TaskEnded | Tick
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Somebody asked to stop: what runs may end, and nothing new is started."""
+
+
+Event = WorkerUp | WorkerLost | TaskEnded | Tick | Stop
 
 
 @dataclass(frozen=True, slots=True)

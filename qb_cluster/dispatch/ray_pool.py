@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -91,6 +92,7 @@ class RayPool:
         self._started = 0
         self._failed_starts = 0
         logs.mkdir(parents=True, exist_ok=True)
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 address="local",
@@ -105,6 +107,7 @@ class RayPool:
                 f"Ray does not start ({type(error).__name__}: {error}); `--pool inline` runs "
                 "the sweep without it"
             ) from error
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there, which just exits
         # Ray's own notices of dead workers are printed even with log_to_driver=False, and no
         # public setting stops them. Such a death is a typed row here, with a better message.
         ray._private.worker._worker_logs_enabled = False  # noqa: SLF001

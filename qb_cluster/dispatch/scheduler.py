@@ -18,6 +18,7 @@ from qb_cluster.dispatch.events import (
     Keep,
     Kill,
     Start,
+    Stop,
     TaskEnded,
     WorkerLost,
     WorkerUp,
@@ -82,11 +83,14 @@ class Scheduler:
         self._alone: deque[_Job] = deque()
         self._waiting: dict[str, list[Cell]] = {}  # by the baseline they wait for
         self._baselines: dict[str, QualityResult | _NoBaseline] = {}
+        self._is_stopping = False
         self._open = 0  # jobs that wait or run, and cells that wait for a baseline
 
     @property
     def is_done(self) -> bool:
-        """Whether every cell of the plan has ended."""
+        """Whether every cell of the plan has ended, or, after ``Stop``, every stage that ran."""
+        if self._is_stopping:
+            return not any(worker.job for worker in self._workers.values())
         return self._plan is None and self._open == 0
 
     def next_deadline(self) -> float | None:
@@ -108,9 +112,12 @@ class Scheduler:
             actions += self._lost(event)
         elif isinstance(event, TaskEnded):
             actions += self._ended(event)
+        elif isinstance(event, Stop):
+            self._is_stopping = True
         actions += self._expire(now)
-        actions += self._read_plan()
-        actions += self._assign(now)
+        if not self._is_stopping:
+            actions += self._read_plan()
+            actions += self._assign(now)
         return actions
 
     def check(self) -> None:

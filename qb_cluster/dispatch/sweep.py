@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from qb_cluster.contracts import Cell, Outcome
-from qb_cluster.dispatch.events import Action, Event, Finish, Keep, Kill, Start, Tick
+from qb_cluster.dispatch.events import Action, Event, Finish, Keep, Kill, Start, Stop, Tick
 from qb_cluster.dispatch.pool import Pool
 from qb_cluster.dispatch.scheduler import Scheduler
 from qb_cluster.store.journal import JournalEntry
@@ -65,9 +65,16 @@ class Sweep:
         self._on_finish = on_finish
         self._batch = _Batch()
         self._committed_at = time.monotonic()
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """Let what runs end, and start nothing new. Safe to call from a signal handler."""
+        self._is_stopping = True
 
     def run(self) -> None:
-        """Run until every cell has its row. An interrupt still commits what has ended.
+        """Run until every cell has its row, or ``stop`` was called.
+
+        Whatever ends it, what has ended by then is committed.
 
         Raises:
             PoolError: no workers can be had.
@@ -88,6 +95,8 @@ class Sweep:
     def _loop(self, pool: Pool) -> None:
         while not self._scheduler.is_done:
             events: list[Event] = pool.wait(self._patience()) or [Tick()]
+            if self._is_stopping:
+                events.append(Stop())
             for event in events:
                 self._act(self._scheduler.on(event, time.monotonic()))
             late = time.monotonic() - self._committed_at >= COMMIT_EVERY_S

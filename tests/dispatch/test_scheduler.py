@@ -12,6 +12,7 @@ from qb_cluster.dispatch.events import (
     Keep,
     Kill,
     Start,
+    Stop,
     TaskEnded,
     Tick,
     WorkerLost,
@@ -216,6 +217,17 @@ def test_cells_added_to_a_finished_sweep_use_the_baseline_that_was_kept():
     second = Bench(plan, finished=frozenset(first.statuses()), kept=kept)
     second.run_down()
     assert {t.cell.cell_id for t in second.started} == {plan[2].cell_id}
+
+
+def test_a_stop_lets_what_runs_end_and_starts_nothing_new():
+    bench = Bench(group("a", 5) + group("b", 5))
+    bench.take(Stop())
+    started = len(bench.started)
+    assert not bench.scheduler.is_done
+    bench.run_down()
+    assert bench.scheduler.is_done
+    assert len(bench.started) == started
+    assert len(bench.kept) == 2
 
 
 def test_the_plan_is_read_only_as_far_as_it_is_needed():

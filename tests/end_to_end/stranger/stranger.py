@@ -2,7 +2,7 @@
 
 Nothing here is known to qb_cluster; the tests copy this file into a folder of its own and sweep
 over it by import path and by entry point. The models are linear classifiers in NumPy, so that
-a cell takes milliseconds. Everything the backend is asked to do goes to a log beside this file.
+a cell takes milliseconds. What the backend is asked to quantize goes to a log beside this file.
 """
 
 import io
@@ -115,13 +115,12 @@ class NumpyBackend:
 
     def convert(self, model, example):
         weights = model().weights
-        log("convert")
         return _artifact({"weights": weights}, weights.size, 0, weights.nbytes)
 
     def quantize(self, model, baseline, quantization, calibration):
         weights = np.load(io.BytesIO(baseline.data))["weights"]
         bits = quantization.bits
-        log(f"quantize {quantization.scheme.name} {bits}")
+        log(f"{quantization.execution} {quantization.scheme.name} {bits}")
         time.sleep(self.pause_s)
         if quantization.execution == "native":
             if bits.weight == 2:  # a recipe that is accepted and does nothing
