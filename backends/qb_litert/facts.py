@@ -1,10 +1,19 @@
 """What a ``.tflite`` really holds, read from the flatbuffer."""
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from qb_cluster.contracts import ArtifactFacts
+from qb_litert.graph import (
+    Operation,
+    Stored,
+    is_constant,
+    operations,
+    read_model,
+    stored_type,
+)
 
 _SCALE_BYTES = 4  # float32 in the schema
 _ZERO_POINT_BYTES = 8  # int64 in the schema
@@ -18,69 +27,115 @@ class _Parameter:
         elements: how many numbers it holds.
         rank: number of axes; a bias has one, weights have more.
         stored_bytes: bytes of the numbers, their scales and zero points.
-        is_float: they are stored as floating point.
+        stored: the type of the numbers.
     """
 
     elements: int
     rank: int
     stored_bytes: int
-    is_float: bool
+    stored: Stored
 
 
 def float_facts(data: bytes) -> ArtifactFacts:
     """Read a float file: every floating-point constant is a parameter."""
-    parameters = _parameters(data)
+    parameters = _parameters(read_model(data))
     return ArtifactFacts(
         parameters=sum(parameter.elements for parameter in parameters),
         parameter_bytes=sum(parameter.stored_bytes for parameter in parameters),
         quantized_parameters=0,
+        integer_mac_share=0.0,
     )
 
 
-def quantized_facts(data: bytes, parameters: int) -> ArtifactFacts:
+def quantized_facts(
+    data: bytes, parameters: int, *, kept_float: Collection[str] = ()
+) -> ArtifactFacts:
     """Read a file that should be quantized.
+
+    Half-precision weights count as quantized (that is what the fp16 schemes ask for), but what
+    is computed from them is no integer arithmetic.
 
     Args:
         data: the file.
         parameters: number of parameters of the float file it was made from.
+        kept_float: names of weight tensors that were meant to stay float: no fallback.
     """
-    found = _parameters(data)
+    model = read_model(data)
+    found = _parameters(model)
     weights = [parameter for parameter in found if parameter.rank > 1]
-    still_float = sum(weight.is_float for weight in weights)
+    still_float = sum(weight.stored == "float32" for weight in weights)
+    products = list(operations(model))
+    macs = sum(product.macs for product in products)
+    integer_macs = sum(product.macs for product in products if product.is_integer)
     return ArtifactFacts(
         parameters=parameters,
         parameter_bytes=sum(parameter.stored_bytes for parameter in found),
-        quantized_parameters=sum(p.elements for p in found if not p.is_float),
+        quantized_parameters=sum(p.elements for p in found if p.stored != "float32"),
         notes=(f"{still_float} of {len(weights)} weight tensors stay float",)
         if still_float
         else (),
+        integer_mac_share=integer_macs / macs if macs else None,
+        fallback_ops=_fallback_ops(products, kept_float),
     )
 
 
-def _parameters(data: bytes) -> list[_Parameter]:
+def _fallback_ops(products: list[Operation], kept_float: Collection[str]) -> tuple[str, ...]:
+    """Name what stayed float.
+
+    That is: operations with float32 weights, and, where others take integer activations,
+    products of two float activations.
+    """
+    static = any(product.activations_are_integer for product in products)
+    return tuple(
+        sorted(
+            {
+                product.kind
+                for product in products
+                if product.weights not in kept_float
+                and (
+                    product.stored == "float32"
+                    or (static and product.stored is None and not product.is_integer)
+                )
+            }
+        )
+    )
+
+
+def _parameters(model: Any) -> list[_Parameter]:
     """Find the parameters; tensors that share a buffer (tied weights) count once.
 
     Shapes, axes and paddings are integer constants too, but have no scale.
     """
-    from ai_edge_litert.schema_py_generated import TensorType
-    from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
-
-    floats = {TensorType.FLOAT16, TensorType.BFLOAT16, TensorType.FLOAT32, TensorType.FLOAT64}
-    model = read_model_from_bytearray(data)
     found: dict[int, _Parameter] = {}
-    for tensor in (tensor for graph in model.subgraphs for tensor in graph.tensors):
-        content = model.buffers[tensor.buffer].data
-        scale_bytes = _scale_bytes(tensor.quantization)
-        is_float = tensor.type in floats
-        if content is not None and len(content) and (is_float or scale_bytes):
+    for graph in model.subgraphs:
+        block_scales = {
+            number: scales for number, t in enumerate(graph.tensors) if (scales := _blocks(t))
+        }
+        for number, tensor in enumerate(graph.tensors):
+            stored = stored_type(tensor)
+            if stored is None or not is_constant(model, tensor):
+                continue
+            if number in block_scales.values():
+                continue  # counted with the weights they belong to
+            scale_bytes = _scale_bytes(tensor.quantization)
+            if number in block_scales:
+                scales = graph.tensors[block_scales[number]]
+                scale_bytes += len(model.buffers[scales.buffer].data)
             shape = () if tensor.shape is None else tensor.shape
             found[tensor.buffer] = _Parameter(
                 elements=math.prod(shape),
                 rank=len(shape),
-                stored_bytes=len(content) + scale_bytes,
-                is_float=is_float,
+                stored_bytes=len(model.buffers[tensor.buffer].data) + scale_bytes,
+                stored=stored,
             )
     return list(found.values())
+
+
+def _blocks(tensor: Any) -> int | None:
+    """Give the number of the tensor that holds the scales of a blockwise quantized one."""
+    details = None if tensor.quantization is None else tensor.quantization.details
+    scales = getattr(details, "scales", None)
+    return None if scales is None else int(scales)
 
 
 def _scale_bytes(quantization: Any) -> int:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _IDENTIFIER = b"TFL3"
+_INT4 = 17  # in the schema's TensorType; the interpreter calls it int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,16 @@ class _Port:
 
 
 class TFLiteExecutable:
-    """A ``.tflite`` file of batch 1 with one signature, ready to run.
+    """A ``.tflite`` file of batch 1, ready to run by its first signature, or without one.
 
     Args:
         data: the file.
         threads: threads that its kernels may use.
+        keep_tensors: whether ``tensor`` can tell what a run left inside the model. It costs
+            memory and time.
 
     Attributes:
-        signature: name of the signature.
+        signature: name of the signature; empty where the file has none.
 
     Raises:
         ValueError: the file is cut off or no TFLite model, or an input or output has no batch
@@ -64,14 +67,20 @@ class TFLiteExecutable:
         RuntimeError: the runtime lacks a kernel.
     """
 
-    def __init__(self, data: bytes, threads: int) -> None:
+    def __init__(self, data: bytes, threads: int, *, keep_tensors: bool = False) -> None:
         _require_whole(data)
-        self._interpreter = _interpreter(data, threads)
-        self.signature: str = next(iter(self._interpreter.get_signature_list()))
-        # The runner of a signature must be gone before invoke(): it holds the interpreter.
-        runner = self._interpreter.get_signature_runner(self.signature)
-        self._inputs = _ports(runner.get_input_details(), self._interpreter.get_input_details())
-        self._outputs = _ports(runner.get_output_details(), self._interpreter.get_output_details())
+        self._interpreter = _interpreter(data, threads, keep_tensors)
+        self.signature: str = next(iter(self._interpreter.get_signature_list()), "")
+        inputs = self._interpreter.get_input_details()
+        outputs = self._interpreter.get_output_details()
+        if self.signature:
+            # The runner of a signature must be gone before invoke(): it holds the interpreter.
+            runner = self._interpreter.get_signature_runner(self.signature)
+            self._inputs = _ports(runner.get_input_details(), inputs)
+            self._outputs = _ports(runner.get_output_details(), outputs)
+        else:
+            self._inputs = _ports({details["name"]: details for details in inputs}, inputs)
+            self._outputs = _ports({details["name"]: details for details in outputs}, outputs)
         if len(self._outputs) == 1:
             self._output_names = ["output"]
         else:
@@ -81,7 +90,8 @@ class TFLiteExecutable:
         """Run ``n`` examples, one by one: none can touch its neighbours.
 
         Args:
-            inputs: by name, each ``(n, …)``; a lone input may have any name.
+            inputs: by name, each ``(n, …)``. If none of the names is the model's and there are
+                as many, they are taken in order; so a lone input may have any name.
 
         Returns:
             Outputs by name, each ``(n, …)``; a lone output is called ``output``.
@@ -108,6 +118,15 @@ class TFLiteExecutable:
         for row in range(len(fed[0])):
             yield dict(zip(names, (values[row : row + 1] for values in fed), strict=True))
 
+    def tensor(self, number: int) -> NDArray[Any]:
+        """Give a copy of what the last run left in a tensor; needs ``keep_tensors``.
+
+        Raises:
+            ValueError: the tensor holds nothing.
+        """
+        values: NDArray[Any] = self._interpreter.get_tensor(number)
+        return values
+
     def _run(self, example: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Run one example, given and returned as the tensors hold it."""
         interpreter = self._interpreter
@@ -118,9 +137,10 @@ class TFLiteExecutable:
 
     def _encode(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Give what each input tensor takes, in the model's order."""
-        if len(inputs) == len(self._inputs) == 1:
-            return [self._inputs[0].encode(values) for values in inputs.values()]
         missing = [port.name for port in self._inputs if port.name not in inputs]
+        if len(missing) == len(inputs) == len(self._inputs):
+            pairs = zip(self._inputs, inputs.values(), strict=True)
+            return [port.encode(values) for port, values in pairs]
         if missing:
             raise ValueError(
                 f"the batch has no input {', '.join(missing)}; it has {', '.join(inputs)}"
@@ -143,33 +163,47 @@ def _ports(
     return tuple(ports)
 
 
-def _interpreter(data: bytes, threads: int) -> Any:
+def _interpreter(data: bytes, threads: int, keep_tensors: bool) -> Any:
     """Load the file into whichever runtime is installed."""
+    is_old = False
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ModuleNotFoundError:
         from tflite_runtime.interpreter import Interpreter
 
-        interpreter = Interpreter(model_content=data, num_threads=threads)
-        _refuse_float_times_integer(interpreter)
-    else:
-        interpreter = Interpreter(model_content=data, num_threads=threads)
+        is_old = True
+    interpreter = Interpreter(
+        model_content=data, num_threads=threads, experimental_preserve_all_tensors=keep_tensors
+    )
+    if is_old:
+        _refuse_what_it_gets_wrong(interpreter, data)
     interpreter.allocate_tensors()
     return interpreter
 
 
-def _refuse_float_times_integer(interpreter: Any) -> None:
-    """Refuse dynamic quantization on tflite-runtime 2.14, the last there is.
+def _refuse_what_it_gets_wrong(interpreter: Any, data: bytes) -> None:
+    """Refuse what tflite-runtime 2.14, the last there is, computes wrongly without a word.
 
-    It knows neither fully-connected weights with a scale per channel nor 4-bit convolutions,
-    and instead of saying so returns garbage.
+    It knows neither fully-connected weights with a scale per channel nor 4-bit convolutions
+    beside float activations, nor 4-bit weights beside 16-bit activations.
 
     Raises:
-        NotImplementedError: an operation takes float activations and integer weights.
+        NotImplementedError: an operation takes float activations and integer weights, or 16-bit
+            activations and 4-bit weights.
     """
     tensors = {tensor["index"]: tensor["dtype"] for tensor in interpreter.get_tensor_details()}
+    stored = _tensor_types(data)
     for operation in interpreter._get_ops_details():  # noqa: SLF001  nothing public lists them
-        dtypes = [tensors.get(index) for index in operation["inputs"][:2]]
+        numbers = [int(number) for number in operation["inputs"][:2]]
+        dtypes = [tensors.get(number) for number in numbers]
+        if dtypes[0] == np.int16 and any(
+            stored[number] == _INT4 for number in numbers if 0 <= number < len(stored)
+        ):
+            raise NotImplementedError(
+                "tflite-runtime is known to return garbage for 4-bit weights beside 16-bit "
+                f"activations ({operation['op_name']}); install ai-edge-litert here, or quantize "
+                "to w8a16 or w4a8"
+            )
         if dtypes == [np.float32, np.int8]:
             raise NotImplementedError(
                 "tflite-runtime is known to return garbage for dynamic quantization by "
@@ -199,37 +233,64 @@ def _require_whole(data: bytes) -> None:
 
 
 def _end(data: bytes) -> int:
-    """Find the end of a model's last operator code or buffer, in bytes.
+    """Find the end of a model's last operator code or buffer, in bytes."""
+    table = _Flatbuffer(data)
+    model = table.root()
+    operator_codes, buffers = table.tables(model, 1), table.tables(model, 4)
+    ends = [table.end_of_layout(code) for code in operator_codes + buffers]
+    for buffer in buffers:
+        if content := table.field(buffer, 0):
+            at = table.follow(content)
+            ends.append(at + 4 + table.read("I", at))
+        # Contents of files over 2 GB lie behind the flatbuffer, at an offset of their own.
+        if (offset := table.field(buffer, 1)) and (size := table.field(buffer, 2)):
+            ends.append(table.read("Q", offset) + table.read("Q", size))
+    return max(ends, default=model)
 
-    Layout: https://flatbuffers.dev/internals; fields are numbered as in TFLite's schema.fbs.
+
+def _tensor_types(data: bytes) -> list[int]:
+    """Give the type of each tensor of the first subgraph, as the schema numbers types."""
+    table = _Flatbuffer(data)
+    graphs = table.tables(table.root(), 2)
+    types = [table.field(tensor, 1) for tensor in table.tables(graphs[0], 0)] if graphs else []
+    return [table.read("b", at) if at else 0 for at in types]
+
+
+@dataclass(frozen=True, slots=True)
+class _Flatbuffer:
+    """Just enough of https://flatbuffers.dev/internals to look into a file that is not trusted.
+
+    Fields are numbered as in TFLite's schema.fbs; positions are in bytes.
     """
 
-    def read(kind: str, at: int) -> int:
-        return int(struct.unpack_from(f"<{kind}", data, at)[0])
+    data: bytes
 
-    def follow(at: int) -> int:
-        return at + read("I", at)
+    def read(self, kind: str, at: int) -> int:
+        """Read a little-endian number; ``kind`` as in ``struct``."""
+        return int(struct.unpack_from(f"<{kind}", self.data, at)[0])
 
-    def field(table: int, number: int) -> int:
+    def follow(self, at: int) -> int:
+        """Give what a relative offset points at."""
+        return at + self.read("I", at)
+
+    def root(self) -> int:
+        """Give the position of the model."""
+        return self.follow(0)
+
+    def end_of_layout(self, table: int) -> int:
+        """Give the end of a table's own fields."""
+        return table + self.read("H", table - self.read("i", table) + 2)
+
+    def field(self, table: int, number: int) -> int:
         """Give a field's position, or 0 where the table lacks it."""
-        layout, slot = table - read("i", table), 4 + 2 * number
-        offset = read("H", layout + slot) if slot < read("H", layout) else 0
+        layout, slot = table - self.read("i", table), 4 + 2 * number
+        offset = self.read("H", layout + slot) if slot < self.read("H", layout) else 0
         return table + offset if offset else 0
 
-    def tables(table: int, number: int) -> list[int]:
-        at = field(table, number)
+    def tables(self, table: int, number: int) -> list[int]:
+        """Give the positions of a field that is a vector of tables."""
+        at = self.field(table, number)
         if not at:
             return []
-        vector = follow(at)
-        return [follow(vector + 4 + 4 * item) for item in range(read("I", vector))]
-
-    model = follow(0)
-    operator_codes, buffers = tables(model, 1), tables(model, 4)
-    ends = [table + read("H", table - read("i", table) + 2) for table in operator_codes + buffers]
-    for buffer in buffers:
-        if content := field(buffer, 0):
-            ends.append(follow(content) + 4 + read("I", follow(content)))
-        # Contents of files over 2 GB lie behind the flatbuffer, at an offset of their own.
-        if (offset := field(buffer, 1)) and (size := field(buffer, 2)):
-            ends.append(read("Q", offset) + read("Q", size))
-    return max(ends, default=model)
+        vector = self.follow(at)
+        return [self.follow(vector + 4 + 4 * item) for item in range(self.read("I", vector))]

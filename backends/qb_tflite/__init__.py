@@ -1,6 +1,6 @@
 """TFLite: converted by litert-torch, quantized by ai-edge-quantizer, run by ai-edge-litert.
 
-Importing this imports no framework. ``runtime.py`` alone is what a board needs.
+Importing this imports no framework. ``qb_litert/runtime.py`` alone is what a board needs.
 """
 
 from qb_tflite.backend import TFLiteBackend

@@ -18,7 +18,12 @@ _FORMAT = "tflite"
 
 
 class TFLiteBackend:
-    """Torch models as ``.tflite`` files, at batch 1: larger batches do not convert."""
+    """Torch models and ``.tflite`` files, at batch 1: larger batches do not convert.
+
+    Args:
+        allow_known_broken: run, with a caveat, what LiteRT's kernels are known to return garbage
+            for: dynamic 2-bit weights, and dynamic per-tensor depthwise convolutions.
+    """
 
     name: ClassVar[str] = "tflite"
     requires: ClassVar[tuple[str, ...]] = ("litert_torch", "ai_edge_quantizer", "ai_edge_litert")
@@ -28,22 +33,27 @@ class TFLiteBackend:
         "ai-edge-litert",
         "tflite-runtime",
     )
-    takes: ClassVar[tuple[str, ...]] = ("torch",)
+    takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+
+    def __init__(self, *, allow_known_broken: bool = False) -> None:
+        self._allow_known_broken = allow_known_broken
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""
-        return native_support(quantization)
+        return native_support(quantization, allow_known_broken=self._allow_known_broken)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
-        """Convert a ``torch.nn.Module`` to a float ``.tflite``.
+        """Convert a ``torch.nn.Module`` to a float ``.tflite``, or take one as it is.
 
         Args:
-            model: gives the module.
+            model: gives the module, or the path of a ``.tflite``.
             example: one example (axis 0 has length 1). A lone input called ``input`` is passed
                 by position, any others by keyword.
 
         Raises:
-            PlugInError: the model is no ``torch.nn.Module``.
+            PlugInError: the model is neither, or its file is damaged.
+            UnsupportedError: the file is quantized already.
+            NonFiniteError: the module's weights are NaN or infinite.
         """
         from qb_litert.facts import float_facts
         from qb_tflite.convert import convert
@@ -53,17 +63,37 @@ class TFLiteBackend:
 
     def quantize(
         self,
-        model: LoadModel,  # noqa: ARG002  the contract's: this backend starts from the file
+        model: LoadModel,
         baseline: Artifact,
         quantization: Quantization,
         calibration: Arrays | None,
     ) -> Artifact:
-        """Quantize the float ``.tflite``; the model itself is never loaded."""
+        """Quantize the float ``.tflite``.
+
+        Args:
+            model: loaded only where the scheme has layers, for their names.
+            baseline: what ``convert`` gave.
+            quantization: what ``support`` said yes to.
+            calibration: given exactly when the scheme's activations are static.
+
+        Raises:
+            UnsupportedError: ai-edge-quantizer cannot do this to this model.
+            NonFiniteError: weights are NaN or infinite, or calibration makes the model NaN.
+            DataError: there are no calibration examples.
+            PlugInError: one of the scheme's layer patterns matches nothing.
+        """
         from qb_litert.facts import quantized_facts
         from qb_tflite.quantize import quantize
 
-        data = quantize(baseline.data, quantization, calibration)
-        return Artifact(data, _FORMAT, quantized_facts(data, baseline.facts.parameters))
+        made = quantize(
+            baseline.data,
+            model,
+            quantization,
+            calibration,
+            allow_known_broken=self._allow_known_broken,
+        )
+        facts = quantized_facts(made.data, baseline.facts.parameters, kept_float=made.kept_float)
+        return Artifact(made.data, _FORMAT, facts)
 
     def open(
         self,
@@ -74,7 +104,8 @@ class TFLiteBackend:
         """Load a ``.tflite`` into ai-edge-litert, or tflite-runtime where only that is installed.
 
         Raises:
-            UnsupportedError: the runtime found here is known to run this file wrongly.
+            UnsupportedError: the runtime found here lacks a kernel for this file, or is known to
+                run it wrongly.
             ValueError: the file is cut off, or not of the kind that ``convert`` makes.
         """
         from qb_litert.runtime import TFLiteExecutable
@@ -84,3 +115,5 @@ class TFLiteBackend:
                 return TFLiteExecutable(artifact.data, threads)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
+        except RuntimeError as error:
+            raise UnsupportedError(f"the TFLite runtime cannot run this file: {error}") from error

@@ -1,82 +1,220 @@
 """Float ``.tflite`` → quantized ``.tflite`` by ai-edge-quantizer."""
 
-from typing import Any
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from qb_cluster.contracts import Arrays, Quantization
+import numpy as np
+
+from qb_cluster.contracts import Arrays, Bits, LoadModel, Quantization
+from qb_cluster.errors import NonFiniteError, UnsupportedError
+from qb_litert.graph import Operation, operations, read_model, with_signature
 from qb_litert.quiet import quiet
+from qb_tflite.layers import layer_bits
+from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
+from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
 
-_EVERYWHERE = ".*"
+_EVERYWHERE: Final = ".*"
+_DEPTHWISE: Final = "DEPTHWISE_CONV_2D"
+_BLOCKWISE: Final = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+_RECIPE_NAMES: Final = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
+"""Where ai-edge-quantizer calls an operation otherwise than TFLite's schema."""
 
 
-def quantize(data: bytes, quantization: Quantization, calibration: Arrays | None) -> bytes:
-    """Quantize a float file as asked; the result may still be float, see ``facts``.
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """What came of it.
+
+    Attributes:
+        data: the file. It may still be float: see ``facts``.
+        kept_float: names of the weights that the scheme's layers leave float.
+    """
+
+    data: bytes
+    kept_float: frozenset[str]
+
+
+def quantize(
+    data: bytes,
+    model: LoadModel,
+    quantization: Quantization,
+    calibration: Arrays | None,
+    *,
+    allow_known_broken: bool,
+) -> Quantized:
+    """Quantize a float file as asked.
 
     Args:
         data: what ``convert`` gave.
+        model: loaded only to know the names of its layers, when the scheme asks for some.
         quantization: something that ``native_support`` said yes to.
         calibration: examples along axis 0, for static activations only.
+        allow_known_broken: quantize even what the kernels are known to compute wrongly.
+
+    Raises:
+        UnsupportedError: ai-edge-quantizer cannot do this to this model.
+        NonFiniteError: weights are NaN or infinite, or calibration makes the model NaN.
+        DataError: there are no calibration examples.
+        PlugInError: a layer pattern matches nothing.
     """
     with quiet():
         from ai_edge_quantizer import Quantizer
 
-        quantizer = Quantizer(data)
+        graph = read_model(data)
+        weighted = [operation for operation in operations(graph) if operation.weights]
+        bits: dict[str, Bits | None] = dict.fromkeys(
+            (op.weights for op in weighted), quantization.bits
+        )
+        if quantization.scheme.layers:
+            bits = layer_bits(weighted, model(), quantization)
+        covered = [op for op in weighted if bits[op.weights] and op.values is not None]
+        _check_weights(covered, quantization)
+        ranges: Ranges = {}
+        if quantization.scheme.activations == "static":
+            ranges = activation_ranges(data, graph, quantization, calibration)
+        ranges |= _own_weight_ranges(covered, bits, quantization)
+        quantizer = Quantizer(data if graph.signatureDefs else with_signature(graph))
         _add_recipe(quantizer, quantization)
-        ranges = None
-        if calibration is not None:
-            ranges = _true_ranges(data, quantizer.get_quantization_recipe(), calibration)
-        result = quantizer.quantize(ranges, enable_progress_report=False)
-    return bytes(result.quantized_model)
+        _add_layers(quantizer, weighted, bits, quantization)
+        if not allow_known_broken:
+            _leave_out_what_is_broken(quantizer, quantization)
+        try:
+            result = quantizer.quantize(ranges, enable_progress_report=False)
+        except (ValueError, RuntimeError) as error:
+            raise UnsupportedError(
+                f"ai-edge-quantizer cannot quantize this model to {quantization.bits}: {error}"
+            ) from error
+    kept = frozenset(name for name, layer in bits.items() if layer is None)
+    return Quantized(bytes(result.quantized_model), kept)
+
+
+def _check_weights(covered: list[Operation], quantization: Quantization) -> None:
+    """Refuse weights that cannot be quantized.
+
+    Raises:
+        NonFiniteError: they are NaN or infinite.
+        UnsupportedError: their rows are no multiple of the group size.
+    """
+    group = quantization.scheme.group_size
+    for operation in covered:
+        assert operation.values is not None
+        if not np.isfinite(operation.values).all():
+            raise NonFiniteError(
+                f"weights '{operation.weights}' are NaN or infinite in places; load or train the "
+                "model anew, or leave this layer float under the scheme's layers"
+            )
+        if group and operation.kind in _BLOCKWISE and operation.shape[-1] % group:
+            raise UnsupportedError(
+                f"weights '{operation.weights}' have rows of {operation.shape[-1]}, no multiple "
+                f"of the group size {group}; take a smaller group_size, or leave this layer "
+                "float under the scheme's layers"
+            )
+
+
+def _own_weight_ranges(
+    covered: list[Operation], bits: dict[str, Bits | None], quantization: Quantization
+) -> Ranges:
+    """Give ranges where the scheme's are not those the quantizer finds itself."""
+    scheme = quantization.scheme
+    if scheme.weight_range == "minmax" and (scheme.narrow_range or not scheme.symmetric):
+        return {}
+    if scheme.granularity == "per_group":
+        covered = [operation for operation in covered if operation.kind in _BLOCKWISE]
+    ranges: Ranges = {}
+    for operation in covered:
+        layer = bits[operation.weights]
+        assert layer is not None
+        ranges |= weight_ranges([operation], replace(quantization, bits=layer))
+    return ranges
 
 
 def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
-    """Write the recipe. A later rule for one operation goes before the one for all."""
+    """Write the rules for the whole model. A later rule goes before an earlier one."""
     from ai_edge_quantizer.algorithm_manager import AlgorithmName
-    from ai_edge_quantizer.qtyping import QuantGranularity, TFLOperationName
+    from ai_edge_quantizer.qtyping import TFLOperationName
 
-    def keep_float(*operations: TFLOperationName) -> None:
-        for operation in operations:
-            quantizer.update_quantization_recipe(
-                _EVERYWHERE, operation, algorithm_key=AlgorithmName.NO_QUANTIZE
-            )
-
-    scheme, bits = quantization.scheme, quantization.bits
     everything = TFLOperationName.ALL_SUPPORTED
+    if quantization.scheme.number == "fp16":
+        quantizer.add_weight_only_config(
+            _EVERYWHERE, everything, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
+        )
+        return
+    quantizer.update_quantization_recipe(
+        _EVERYWHERE, everything, _config(quantization, quantization.bits)
+    )
+    if quantization.scheme.activations == "static":
+        # The same float interface as the baseline has, so that both are fed and timed
+        # alike: rounding inputs in NumPy would cost more than a small model's kernels.
+        _keep_float(quantizer, _EVERYWHERE, TFLOperationName.INPUT)
+        _keep_float(quantizer, _EVERYWHERE, TFLOperationName.OUTPUT)
+
+
+def _add_layers(
+    quantizer: Any,
+    weighted: list[Operation],
+    bits: dict[str, Bits | None],
+    quantization: Quantization,
+) -> None:
+    """Write a rule for each layer that has bits of its own, by the names of its outputs."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    for operation in weighted:
+        layer = bits[operation.weights]
+        if layer == quantization.bits:
+            continue
+        scope = "^" + "".join(f"{re.escape(name)};" for name in operation.outputs) + "$"
+        kind = TFLOperationName(_RECIPE_NAMES.get(operation.kind, operation.kind))
+        if layer is None:
+            _keep_float(quantizer, scope, kind)
+            continue
+        try:
+            quantizer.update_quantization_recipe(scope, kind, _config(quantization, layer))
+        except ValueError:  # no kernel for this kind at these bits: float, like everywhere else
+            _keep_float(quantizer, scope, kind)
+
+
+def _leave_out_what_is_broken(quantizer: Any, quantization: Quantization) -> None:
+    """Keep float what LiteRT 2.3 runs without an error, and returns garbage for."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    scheme = quantization.scheme
+    if (scheme.activations, scheme.granularity) == ("dynamic", "per_tensor"):
+        # A scope of its own, written last: it goes before the rules of single layers.
+        _keep_float(quantizer, "^.*$", TFLOperationName(_DEPTHWISE))
+
+
+def _config(quantization: Quantization, bits: Bits) -> Any:
+    """Give ai-edge-quantizer's words for a scheme at these bits."""
+    from ai_edge_quantizer.qtyping import (
+        ComputePrecision,
+        OpQuantizationConfig,
+        QuantGranularity,
+        TensorQuantizationConfig,
+    )
+
+    scheme = quantization.scheme
     granularity = {
-        "per_channel": QuantGranularity.CHANNELWISE,
-        "per_tensor": QuantGranularity.TENSORWISE,
+        "per_channel": "CHANNELWISE",
+        "per_tensor": "TENSORWISE",
+        "per_group": f"BLOCKWISE_{scheme.group_size}",
     }[scheme.granularity]
-    match scheme.activations:
-        case "none":
-            quantizer.add_weight_only_config(_EVERYWHERE, everything, bits.weight, granularity)
-        case "dynamic":
-            quantizer.add_dynamic_config(_EVERYWHERE, everything, bits.weight, granularity)
-            if scheme.granularity == "per_tensor":
-                # LiteRT 2.3 runs these without an error and returns garbage.
-                keep_float(TFLOperationName.DEPTHWISE_CONV_2D)
-        case "static":
-            quantizer.add_static_config(
-                _EVERYWHERE, everything, bits.activation, bits.weight, granularity
-            )
-            # The same float interface as the baseline has, so that both are fed and timed
-            # alike: rounding inputs in NumPy would cost more than a small model's kernels.
-            keep_float(TFLOperationName.INPUT, TFLOperationName.OUTPUT)
+    activations = None
+    if scheme.activations == "static":
+        assert bits.activation is not None
+        symmetric = scheme.symmetric_activations or bits.activation in SYMMETRIC_ACTIVATION_BITS
+        activations = TensorQuantizationConfig(bits.activation, symmetric=symmetric)
+    float_arithmetic = scheme.activations == "none"
+    return OpQuantizationConfig(
+        activation_tensor_config=activations,
+        weight_tensor_config=TensorQuantizationConfig(
+            bits.weight, symmetric=scheme.symmetric, granularity=QuantGranularity(granularity)
+        ),
+        compute_precision=ComputePrecision.FLOAT if float_arithmetic else ComputePrecision.INTEGER,
+        explicit_dequantize=float_arithmetic,
+    )
 
 
-def _true_ranges(data: bytes, recipe: Any, calibration: Arrays) -> Any:
-    """Find every tensor's smallest and largest value over all calibration examples.
+def _keep_float(quantizer: Any, scope: str, kind: Any) -> None:
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
-    The quantizer's own ``calibrate`` takes a moving average over the examples instead, which
-    clips what most of them hold: 15 dB where the true range gives 40 (digits CNN, w8a8).
-    """
-    from ai_edge_quantizer.calibrator import Calibrator
-    from ai_edge_quantizer.recipe_manager import RecipeManager
-    from ai_edge_quantizer.utils.qsv_utils import min_max_update
-
-    from qb_litert.runtime import TFLiteExecutable
-
-    rules = RecipeManager()
-    rules.load_quantization_recipe(recipe)
-    model = TFLiteExecutable(data, threads=1)
-    calibrator = Calibrator(data, num_threads=1, qsv_update_func=min_max_update)
-    calibrator.calibrate({model.signature: list(model.feeds(calibration))}, rules)
-    return calibrator.get_model_qsvs()
+    quantizer.update_quantization_recipe(scope, kind, algorithm_key=AlgorithmName.NO_QUANTIZE)

@@ -1,8 +1,9 @@
 """What ai-edge-quantizer 0.10 and LiteRT 2.3 can do, as measured on these versions."""
 
+from collections.abc import Iterator
 from typing import Final
 
-from qb_cluster.contracts import Activations, Bits, Quantization, Support
+from qb_cluster.contracts import FLOAT, Activations, Bits, Quantization, Scheme, Support
 
 _QUARTER_BYTE: Final = 2
 _HALF_BYTE: Final = 4
@@ -14,67 +15,145 @@ ACTIVATION_BITS: Final[dict[Activations, tuple[int | None, ...]]] = {
     "dynamic": (_BYTE,),
     "static": (_BYTE, _TWO_BYTES),
 }
+SYMMETRIC_ACTIVATION_BITS: Final = (_TWO_BYTES,)
+"""Widths at which LiteRT's kernels know no zero point."""
+GROUP_SIZES: Final = (32, 64, 128, 256)
+
+_STAYS_FLOAT: Final = (
+    "the recipe is accepted, but ai-edge-quantizer 0.10 is known to leave the weights float; the "
+    "artifact is checked"
+)
 
 
-def native_support(quantization: Quantization) -> Support:
-    """Tell whether a quantization has kernels of its own here, why not, or with what caveat."""
+def native_support(quantization: Quantization, *, allow_known_broken: bool = False) -> Support:
+    """Tell whether a quantization has kernels of its own here, why not, or with what caveat.
+
+    Args:
+        quantization: what is asked for.
+        allow_known_broken: say yes, with a caveat, to what is known to return garbage.
+    """
+    if reason := next(_obstacles(quantization, allow_known_broken), None):
+        return Support(supported=False, reason=reason)
+    return Support(supported=True, reason="; ".join(_caveats(quantization, allow_known_broken)))
+
+
+def _obstacles(quantization: Quantization, allow_known_broken: bool) -> Iterator[str]:
+    """Give what stands in the way, most general first."""
     scheme, bits = quantization.scheme, quantization.bits
     if quantization.execution == "simulated":
-        return Support(
-            supported=False,
-            reason="LiteRT only runs natively; the pytorch backend simulates any bit-width",
-        )
+        yield "LiteRT only runs natively; the pytorch backend simulates any bit-width"
     if scheme.weight_quantizer is not None:
-        return Support(
-            supported=False,
-            reason=f"'{scheme.name}' brings its own weight arithmetic, for which LiteRT has no "
-            "kernels; the pytorch backend simulates it",
+        yield (
+            f"'{scheme.name}' brings its own weight arithmetic, for which LiteRT has no kernels; "
+            "the pytorch backend simulates it"
         )
-    available = ", ".join(
+    if scheme.number == "fp16":
+        return
+    if scheme.number != "integer":
+        yield f"LiteRT has no kernels for {scheme.number}; available: fp16, and integers"
+    yield from _scheme_obstacles(scheme)
+    yield from _bits_obstacles(scheme, bits, allow_known_broken)
+    for pattern, layer in scheme.layers:
+        if layer != FLOAT and Bits.parse(layer).weight not in WEIGHT_BITS:
+            yield f"layers '{pattern}': {layer} has no kernels here; available: {_grid(scheme)}"
+        if layer != FLOAT:
+            for reason in _bits_obstacles(scheme, Bits.parse(layer), allow_known_broken):
+                yield f"layers '{pattern}': {reason}"
+
+
+def _scheme_obstacles(scheme: Scheme) -> Iterator[str]:
+    """Give what no bit-width mends."""
+    if not scheme.symmetric and scheme.activations != "none":
+        yield (
+            "LiteRT multiplies integer activations by symmetric weights only; affine weights are "
+            "available as weight_only w4 and w8"
+        )
+    if scheme.granularity == "per_group":
+        if scheme.group_size not in GROUP_SIZES:
+            sizes = ", ".join(map(str, GROUP_SIZES))
+            yield f"ai-edge-quantizer has no groups of {scheme.group_size}; available: {sizes}"
+        if scheme.activations == "static":
+            yield (
+                "LiteRT has no kernels for groups beside static activations; available: "
+                "per_channel and per_tensor, or dynamic w4a8 per group"
+            )
+        if not scheme.symmetric:
+            yield (
+                "ai-edge-quantizer has symmetric groups only; affine weights are available "
+                "per_channel and per_tensor"
+            )
+    if scheme.activations == "dynamic" and scheme.symmetric_activations:
+        yield (
+            "LiteRT's dynamic kernels choose the activation range themselves; symmetric "
+            "activations are available with static"
+        )
+
+
+def _bits_obstacles(scheme: Scheme, bits: Bits, allow_known_broken: bool) -> Iterator[str]:
+    """Give what stands in the way of these bits, for the model or for a layer."""
+    available = f"available: {_grid(scheme)}"
+    if bits.activation not in ACTIVATION_BITS[scheme.activations]:
+        yield (
+            f"LiteRT has no kernels for {bits} with activations '{scheme.activations}'; {available}"
+        )
+    if scheme.symmetric and not scheme.narrow_range and bits.weight != _HALF_BYTE:
+        yield (
+            f"LiteRT's kernels take {bits.weight}-bit weights without their lowest integer; the "
+            "full range is available for w4"
+        )
+    if bits.weight in WEIGHT_BITS or scheme.activations == "none":
+        return
+    if (bits.weight, scheme.activations) == (_QUARTER_BYTE, "dynamic"):
+        if scheme.granularity == "per_group":
+            yield f"LiteRT's interpreter refuses 2-bit weights in groups; {available}"
+        elif not allow_known_broken:
+            yield (
+                "LiteRT's 2-bit convolutions with dynamic activations return garbage; "
+                f"{available} (the backend's option allow_known_broken runs them all the same)"
+            )
+        return
+    yield (
+        f"ai-edge-quantizer 0.10 leaves {bits.weight}-bit weights float beside "
+        f"{scheme.activations} activations; {available}"
+    )
+
+
+def _grid(scheme: Scheme) -> str:
+    """List the bits that have kernels."""
+    return ", ".join(
         str(Bits(weight, activation))
         for activation in ACTIVATION_BITS[scheme.activations]
         for weight in WEIGHT_BITS
     )
-    if bits.activation not in ACTIVATION_BITS[scheme.activations]:
-        return Support(
-            supported=False,
-            reason=f"LiteRT has no kernels for {bits} with activations '{scheme.activations}'; "
-            f"available: {available}",
-        )
-    if bits.weight in WEIGHT_BITS:
-        return Support(supported=True, reason="; ".join(_caveats(quantization)))
-    if scheme.activations == "none":
-        return Support(
-            supported=True,
-            reason="the recipe is accepted, but ai-edge-quantizer 0.10 is known to leave the "
-            "weights float; the artifact is checked",
-        )
-    return Support(
-        supported=False, reason=f"{_why_no_weights(quantization)}; available: {available}"
-    )
 
 
-def _why_no_weights(quantization: Quantization) -> str:
-    """Say what goes wrong with other weight widths beside integer activations."""
-    bits, activations = quantization.bits, quantization.scheme.activations
-    if (bits.weight, activations) == (_QUARTER_BYTE, "dynamic"):
-        return "LiteRT's 2-bit convolutions with dynamic activations return garbage"
-    return (
-        f"ai-edge-quantizer 0.10 leaves {bits.weight}-bit weights float beside {activations} "
-        "activations"
-    )
-
-
-def _caveats(quantization: Quantization) -> list[str]:
+def _caveats(quantization: Quantization, allow_known_broken: bool) -> Iterator[str]:
     scheme, bits = quantization.scheme, quantization.bits
-    caveats = []
-    if bits.weight == _HALF_BYTE:
-        caveats.append("depthwise and transposed convolutions stay float: there are no 4-bit ones")
+    if scheme.number == "fp16":
+        yield "weights are stored in half precision, and computed with in single precision"
+        return
+    if bits.weight not in WEIGHT_BITS and scheme.activations == "none":
+        yield _STAYS_FLOAT
+        return
+    if scheme.granularity == "per_group":
+        if (scheme.activations, bits.weight) != ("dynamic", _HALF_BYTE):
+            yield _STAYS_FLOAT
+            return
+        yield "convolutions stay float: only fully-connected layers have kernels for groups"
+    elif bits.weight == _QUARTER_BYTE:
+        yield "known to return garbage for convolutions; depthwise and transposed ones stay float"
+    elif bits.weight == _HALF_BYTE:
+        yield "depthwise and transposed convolutions stay float: there are no 4-bit ones"
     elif scheme.activations == "dynamic" and scheme.granularity == "per_tensor":
-        caveats.append(
-            "depthwise convolutions stay float: LiteRT's dynamic int8 kernel returns garbage for "
-            "them when a tensor has one scale"
+        yield (
+            "LiteRT's dynamic int8 kernel is known to return garbage for depthwise convolutions "
+            "when a tensor has one scale"
+            if allow_known_broken
+            else "depthwise convolutions stay float: LiteRT's dynamic int8 kernel returns garbage "
+            "for them when a tensor has one scale"
         )
+    is_narrow = scheme.symmetric and scheme.narrow_range
+    if scheme.weight_range == "mse" and is_narrow and bits.weight < _BYTE:
+        yield f"clipped weights may take -{2 ** (bits.weight - 1)}, beyond the narrow range"
     if bits.activation == _TWO_BYTES:
-        caveats.append("16-bit activations run in slow reference kernels")
-    return caveats
+        yield "16-bit activations are symmetric, and run in slow reference kernels"

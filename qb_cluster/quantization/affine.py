@@ -80,6 +80,27 @@ def affine_qparams(low: float, high: float, bits: int) -> tuple[float, int]:
     return scale, zero_point
 
 
+def symmetric_qparams(low: float, high: float, bits: int) -> tuple[float, int]:
+    """Give scale and zero point of a quantizer over [low, high] that is symmetric about zero.
+
+    The scale is max(|low|, |high|) / (2^(bits-1) - 1). The zero point is the middle, 2^(bits-1),
+    of the same unsigned integers that ``affine_qparams`` counts in, so either pair fits
+    ``quantize_dequantize_affine``; subtract 2^(bits-1) for signed integers with zero point 0.
+
+    Args:
+        low: smallest value seen.
+        high: largest value seen.
+        bits: 2–16.
+
+    Returns:
+        ``(scale, zero_point)``; scale 1 for a range that is all zero in float32.
+    """
+    scale = max(abs(low), abs(high)) / symmetric_limit(bits)
+    if scale < np.finfo(np.float32).tiny:
+        scale = 1.0
+    return scale, 2 ** (bits - 1)
+
+
 def quantize_dequantize_affine(
     values: NDArray[np.floating[Any]], scale: float, zero_point: int, bits: int
 ) -> NDArray[np.float32]:

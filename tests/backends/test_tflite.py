@@ -513,6 +513,18 @@ def test_tflite_runtime_refuses_what_it_would_get_wrong(old_runtime, quantized):
         assert answer.startswith("NotImplementedError: tflite-runtime is known to return garbage")
 
 
+def test_tflite_runtime_refuses_4_bit_weights_only_beside_16_bit_activations(
+    old_runtime, quantized, digits
+):
+    """To the old interpreter 4-bit weights are int8: only the file tells them apart."""
+    artifacts = [quantized("mlp", "static", bits, "per_tensor") for bits in ("w4a16", "w4a8")]
+    refused, answer = old_runtime([artifact.data for artifact in artifacts])
+    assert refused.startswith(
+        "NotImplementedError: tflite-runtime is known to return garbage for 4"
+    )
+    assert sqnr_db(run(artifacts[1], digits["test"]), np.array(answer, np.float32)) > 35
+
+
 def test_tflite_runtime_survives_truncated_files(old_runtime, baselines, quantized):
     files = [baselines["mlp"].data, quantized("mlp", "static", "w8a8").data]
     cuts = [data[:kept] for data in files for kept in range(0, len(data), 101)]

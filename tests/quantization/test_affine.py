@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -10,6 +10,7 @@ from qb_cluster.quantization.affine import (
     quantize_dequantize_symmetric,
     quantize_symmetric,
     symmetric_limit,
+    symmetric_qparams,
 )
 
 WEIGHTS = arrays(
@@ -17,6 +18,7 @@ WEIGHTS = arrays(
     st.tuples(st.integers(1, 4), st.integers(1, 8)),
     elements=st.floats(-1e4, 1e4, width=32),
 )
+UNHURRIED = settings(deadline=None)
 BITS = st.integers(2, 16)
 
 
@@ -25,12 +27,14 @@ def sqnr_db(reference, got):
 
 
 @given(WEIGHTS, BITS)
+@UNHURRIED
 def test_integers_stay_inside_the_narrow_range(weights, bits):
     integers, _ = quantize_symmetric(weights, bits)
     assert np.abs(integers).max() <= symmetric_limit(bits)
 
 
 @given(WEIGHTS, BITS)
+@UNHURRIED
 def test_rounding_errs_by_at_most_half_a_step(weights, bits):
     integers, scale = quantize_symmetric(weights, bits)
     error = np.abs(integers.astype(np.float64) * scale - weights)
@@ -38,6 +42,7 @@ def test_rounding_errs_by_at_most_half_a_step(weights, bits):
 
 
 @given(WEIGHTS, BITS)
+@UNHURRIED
 def test_quantizing_twice_changes_nothing_more(weights, bits):
     once = quantize_dequantize_symmetric(weights, bits)
     twice = quantize_dequantize_symmetric(once, bits)
@@ -45,6 +50,7 @@ def test_quantizing_twice_changes_nothing_more(weights, bits):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), BITS)
+@UNHURRIED
 def test_zero_is_exact_in_every_affine_range(a, b, bits):
     scale, zero_point = affine_qparams(min(a, b), max(a, b), bits)
     got = quantize_dequantize_affine(np.zeros(3, np.float32), scale, zero_point, bits)
@@ -86,3 +92,19 @@ def test_a_small_channel_keeps_its_precision_only_per_channel():
 def test_an_all_zero_channel_stays_zero():
     weights = np.zeros((2, 3), np.float32)
     assert np.array_equal(quantize_dequantize_symmetric(weights, 4), weights)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6), BITS)
+@UNHURRIED
+def test_symmetric_qparams_fit_the_affine_quantizer(a, b, bits):
+    low, high = min(a, b), max(a, b)
+    scale, zero_point = symmetric_qparams(low, high, bits)
+    values = np.array([low, 0, high, -high], np.float32)
+    got = quantize_dequantize_affine(values, scale, zero_point, bits)
+    assert got[1] == 0
+    assert got[2] == -got[3]
+    assert np.all(np.abs(got - values) <= scale * 0.5 * (1 + 1e-4) + 1e-6 * np.abs(values))
+
+
+def test_a_range_that_is_all_zero_has_scale_one():
+    assert symmetric_qparams(0, 0, 8) == (1.0, 128)

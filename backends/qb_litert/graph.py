@@ -1,0 +1,186 @@
+"""The convolutions, matrix products and look-ups of a ``.tflite``, read from the flatbuffer."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Stored = Literal["float32", "half", "integer"]
+
+_WEIGHTS_AT: Final = 1
+_ACTIVATIONS_AT: Final = {"TRANSPOSE_CONV": 2}
+_CHANNEL_AXES: Final = {
+    "CONV_2D": 0,
+    "DEPTHWISE_CONV_2D": 3,
+    "TRANSPOSE_CONV": 0,
+    "FULLY_CONNECTED": 0,
+    "EMBEDDING_LOOKUP": 0,
+    "CONV_3D": 4,
+}
+_BATCH_MATMUL: Final = "BATCH_MATMUL"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation that multiplies by weights, or one activation by another.
+
+    Attributes:
+        kind: as TFLite's schema calls it, e.g. ``CONV_2D``.
+        outputs: names of its output tensors.
+        weights: name of the constant tensor that holds its weights (whether or not a DEQUANTIZE
+            stands between); empty where it multiplies two activations.
+        shape: of the second factor: the weights, or an activation.
+        channel_axis: the axis of ``shape`` that runs over output channels.
+        values: the weights where they are float32, else ``None``.
+        stored: the type of the weights in the file; ``None`` without weights.
+        macs: multiply-accumulates for one example.
+        activations_are_integer: the first factor comes as integers.
+        is_integer: its kernel multiplies integers: both factors come as such, or the weights
+            do and the kernel rounds the float activations itself ("dynamic range").
+    """
+
+    kind: str
+    outputs: tuple[str, ...]
+    weights: str
+    shape: tuple[int, ...]
+    channel_axis: int
+    values: NDArray[np.float32] | None
+    stored: Stored | None
+    macs: int
+    activations_are_integer: bool
+    is_integer: bool
+
+
+def read_model(data: bytes) -> Any:
+    """Read the flatbuffer into ai-edge-litert's ``ModelT``; buffers keep to the bytes given."""
+    from ai_edge_litert.tools.flatbuffer_utils import read_model_from_bytearray
+
+    return read_model_from_bytearray(data)
+
+
+def operations(model: Any) -> Iterator[Operation]:
+    """Give the operations that have weights or multiply activations, of every subgraph."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    # Files from before 2020 have the first field alone; newer ones cap it at 127.
+    codes = [max(code.deprecatedBuiltinCode, code.builtinCode) for code in model.operatorCodes]
+    for graph in model.subgraphs:
+        kinds = [names.get(codes[operator.opcodeIndex], "") for operator in graph.operators]
+        dequantized = {
+            operator.outputs[0]: operator.inputs[0]
+            for operator, kind in zip(graph.operators, kinds, strict=True)
+            if kind == "DEQUANTIZE"
+        }
+        for operator, kind in zip(graph.operators, kinds, strict=True):
+            if kind in _CHANNEL_AXES or kind == _BATCH_MATMUL:
+                yield _operation(model, graph, operator, kind, dequantized)
+
+
+def with_signature(model: Any) -> bytes:
+    """Write a model with a signature that names its inputs and outputs as their tensors.
+
+    Older writers of TFLite files left signatures out; ai-edge-quantizer cannot do without one.
+
+    Args:
+        model: as ``read_model`` gives it, without a signature; it gets one.
+    """
+    from ai_edge_litert.schema_py_generated import SignatureDefT, TensorMapT
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
+
+    graph = model.subgraphs[0]
+
+    def named(numbers: Any) -> list[Any]:
+        entries = []
+        for number in numbers:
+            entry = TensorMapT()
+            entry.name, entry.tensorIndex = graph.tensors[number].name, number
+            entries.append(entry)
+        return entries
+
+    signature = SignatureDefT()
+    signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
+    signature.inputs, signature.outputs = named(graph.inputs), named(graph.outputs)
+    model.signatureDefs = [signature]
+    return bytes(convert_object_to_bytearray(model))
+
+
+def stored_type(tensor: Any) -> Stored | None:
+    """Give what a tensor holds; ``None`` for anything that no weight is stored as."""
+    from ai_edge_litert.schema_py_generated import TensorType
+
+    if tensor.type in {TensorType.FLOAT32, TensorType.FLOAT64}:
+        return "float32"
+    if tensor.type in {TensorType.FLOAT16, TensorType.BFLOAT16}:
+        return "half"
+    quantization = tensor.quantization
+    if quantization is None:  # shapes, axes and indices
+        return None
+    has_scale = quantization.scale is not None and len(quantization.scale) > 0
+    return "integer" if has_scale or quantization.details is not None else None
+
+
+def is_constant(model: Any, tensor: Any) -> bool:
+    """Tell whether the file holds a tensor's values."""
+    data = model.buffers[tensor.buffer].data
+    return data is not None and len(data) > 0
+
+
+def _operation(
+    model: Any, graph: Any, operator: Any, kind: str, dequantized: dict[int, int]
+) -> Operation:
+    factor = graph.tensors[operator.inputs[_WEIGHTS_AT]]
+    source = graph.tensors[dequantized.get(operator.inputs[_WEIGHTS_AT], -1)]
+    source = source if operator.inputs[_WEIGHTS_AT] in dequantized else factor
+    constant = is_constant(model, source)
+    stored = stored_type(source) if constant else None
+    activations = graph.tensors[operator.inputs[_ACTIVATIONS_AT.get(kind, 0)]]
+    rounded = stored_type(activations) == "integer"
+    output = graph.tensors[operator.outputs[0]]
+    shape = tuple(int(size) for size in factor.shape)
+    values = None
+    if stored == "float32":
+        values = np.frombuffer(model.buffers[source.buffer].data, np.float32).reshape(shape)
+    return Operation(
+        kind=kind,
+        outputs=tuple(graph.tensors[index].name.decode() for index in operator.outputs),
+        weights=source.name.decode() if constant else "",
+        shape=shape,
+        channel_axis=_channel_axis(operator, kind, shape),
+        values=values,
+        stored=stored,
+        macs=_macs(operator, kind, shape, activations, output),
+        activations_are_integer=rounded,
+        is_integer=stored_type(factor) == "integer" and (constant or rounded),
+    )
+
+
+def _channel_axis(operator: Any, kind: str, shape: tuple[int, ...]) -> int:
+    if kind != _BATCH_MATMUL:
+        return _CHANNEL_AXES[kind]
+    return len(shape) - (2 if operator.builtinOptions.adjY else 1)
+
+
+def _macs(operator: Any, kind: str, shape: tuple[int, ...], activations: Any, output: Any) -> int:
+    """Count multiply-accumulates from the shapes, for the batch of the file: one example."""
+    elements = math.prod(int(size) for size in output.shape)
+    match kind:
+        case "CONV_2D":
+            each = math.prod(shape[1:])
+        case "DEPTHWISE_CONV_2D":
+            each = math.prod(shape[1:3])
+        case "CONV_3D":
+            each = math.prod(shape[:-1])
+        case "TRANSPOSE_CONV":  # every input element meets every weight of its input channel
+            elements = math.prod(int(size) for size in activations.shape)
+            each = math.prod(shape[:-1])
+        case "FULLY_CONNECTED":
+            each = shape[-1]
+        case "BATCH_MATMUL":
+            each = shape[-1 if operator.builtinOptions.adjY else -2]
+        case _:  # a look-up multiplies nothing
+            each = 0
+    return elements * each

@@ -1,0 +1,112 @@
+"""Which layer of the user's model an operation of the ``.tflite`` came from."""
+
+import re
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from qb_cluster.catalog.model import model_kind
+from qb_cluster.contracts import Bits, Quantization
+from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_litert.graph import Operation
+
+Names = tuple[str, ...]
+"""A layer's possible names; more than one where the file no longer tells them apart."""
+
+
+def layer_bits(
+    operations: list[Operation], model: Any, quantization: Quantization
+) -> dict[str, Bits | None]:
+    """Give the bits of each operation with weights, by its weights' name; ``None`` is float.
+
+    Args:
+        operations: those with weights.
+        model: what the model callable returned: a torch module, whose layers are called as
+            ``named_modules`` calls them, or the path of a ``.tflite``, whose layers are called
+            by the tensor that they put out.
+        quantization: its scheme has layers.
+
+    Raises:
+        PlugInError: a pattern matches no layer.
+        UnsupportedError: two layers that the patterns treat differently have one name in the
+            ``.tflite``.
+    """
+    naming = _torch_naming(model) if model_kind(model) == "torch" else _tensor_naming
+    names = {operation.weights: naming(operation) for operation in operations}
+    _check_patterns(quantization, operations, names)
+    bits = {}
+    for weights, candidates in names.items():
+        choices = {quantization.layer_bits(name) for name in candidates} or {quantization.bits}
+        if len(choices) > 1:
+            raise UnsupportedError(
+                f"the .tflite has one name for the layers {', '.join(candidates)}, which the "
+                "scheme's layers give different bits; give them the same ones"
+            )
+        bits[weights] = choices.pop()
+    return bits
+
+
+def _check_patterns(
+    quantization: Quantization, operations: list[Operation], names: dict[str, Names]
+) -> None:
+    known = sorted({name for candidates in names.values() for name in candidates})
+    for pattern, _ in quantization.scheme.layers:
+        if not any(fnmatchcase(name, pattern) for name in known):
+            nameless = sorted({op.kind for op in operations if not names[op.weights]})
+            lost = f"; {', '.join(nameless)} lost their names in conversion" if nameless else ""
+            raise PlugInError(
+                f"layers: '{pattern}' matches no layer with weights; there are "
+                f"{', '.join(name or '(the model itself)' for name in known) or 'none'}{lost}"
+            )
+
+
+def _tensor_naming(operation: Operation) -> Names:
+    """Name a layer by the tensor it puts out."""
+    return operation.outputs[:1]
+
+
+def _torch_naming(module: Any) -> Callable[[Operation], Names]:
+    """Name a layer by the torch module it came from.
+
+    litert-torch writes the modules that were entered into the names of tensors, outermost first:
+    ``pkg.Net/torch.nn.modules.container.Sequential_stem/torch.nn.modules.conv.Conv2d_0;``, each
+    with its class and the last part of its name. A container that is only iterated over
+    (``ModuleList``) is never entered, and missing.
+    """
+    parts: dict[str, tuple[str, ...]] = {}
+    weighted: set[str] = set()
+    for name, entered in module.named_modules():
+        above, _, own = name.rpartition(".")
+        label = f"{type(entered).__module__}.{type(entered).__qualname__}"
+        parts[name] = (*parts[above], f"{label}_{own}") if name else (label,)
+        if any(parameter.ndim > 1 for parameter in entered.parameters(recurse=False)):
+            weighted.add(name)
+
+    def candidates(path: str) -> Names:
+        wanted = tuple(path.split("/"))
+        exact = tuple(name for name, chain in parts.items() if chain == wanted)
+        return exact or tuple(
+            name
+            for name, chain in parts.items()
+            if chain[-1] == wanted[-1] and _is_within(wanted, chain)
+        )
+
+    def naming(operation: Operation) -> Names:
+        # The tensors of a fused operation bear the names of all its modules, as does a weight
+        # that batch normalization was folded into; the model's last output bears none.
+        tensors = (operation.weights, *operation.outputs)
+        paths = [path for tensor in tensors for path in re.split(r";\d*", tensor) if path]
+        found = [names for path in paths if (names := candidates(path))]
+        return max(
+            found,
+            key=lambda names: (names[0] in weighted, len(parts[names[0]])),
+            default=(),
+        )
+
+    return naming
+
+
+def _is_within(wanted: tuple[str, ...], chain: tuple[str, ...]) -> bool:
+    """Tell whether the parts wanted come in the chain, in that order, from its start."""
+    rest = iter(chain)
+    return wanted[0] == chain[0] and all(part in rest for part in wanted)
