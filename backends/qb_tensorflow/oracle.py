@@ -1,0 +1,51 @@
+"""Models of a single layer with known weights, to hold kernels against."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def linear(*, weight: Sequence[Any], bias: Sequence[float]) -> Any:
+    """Give a Dense layer.
+
+    Args:
+        weight: nested lists, ``(outputs, inputs)``.
+        bias: length ``outputs``.
+
+    Returns:
+        A ``keras.Model``; takes ``(n, inputs)``, returns ``(n, outputs)``, both float32.
+    """
+    import keras
+
+    kernel = np.array(weight, np.float32).T
+    layer = keras.layers.Dense(kernel.shape[1])
+    model = keras.Sequential([keras.Input(kernel.shape[:1], name="input"), layer])
+    layer.set_weights([kernel, np.array(bias, np.float32)])
+    return model
+
+
+def conv(*, weight: Sequence[Any], bias: Sequence[float]) -> Any:
+    """Give a Conv2D layer without padding, for 8 × 8 inputs.
+
+    Args:
+        weight: nested lists, ``(outputs, inputs, height, width)``.
+        bias: length ``outputs``.
+
+    Returns:
+        A ``keras.Model``; takes and returns ``(n, channels, height, width)``, both float32.
+    """
+    import keras
+
+    kernel = np.array(weight, np.float32).transpose(2, 3, 1, 0)
+    layer = keras.layers.Conv2D(kernel.shape[3], kernel.shape[:2])
+    model = keras.Sequential(
+        [
+            keras.Input((kernel.shape[2], 8, 8), name="input"),
+            keras.layers.Permute((2, 3, 1)),  # TFLite has channels-last kernels only
+            layer,
+            keras.layers.Permute((3, 1, 2)),
+        ]
+    )
+    layer.set_weights([kernel, np.array(bias, np.float32)])
+    return model

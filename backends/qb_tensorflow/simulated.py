@@ -1,0 +1,95 @@
+"""Simulated quantization of Keras models: any scheme, any bit-width, computed in float."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from qb_cluster.contracts import Arrays, Artifact, Bits, NumberFormat, Quantization
+from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.weights import quantize_dequantize_weights
+from qb_tensorflow import fake_quantization, keras_file
+from qb_tensorflow.layers import KINDS, Weights, named_layers, round_weights
+
+_CASTS: Final[dict[NumberFormat, str]] = {"fp16": "float16", "bf16": "bfloat16"}
+"""Formats that inputs of layers are rounded to as well as weights."""
+
+
+def quantize(
+    baseline: Artifact, quantization: Quantization, calibration: Arrays | None
+) -> Artifact:
+    """Round the weights once, and record how the inputs of layers will be rounded.
+
+    Args:
+        baseline: the float artifact.
+        quantization: scheme and bits, which layers may have of their own.
+        calibration: examples for static activation ranges.
+
+    Raises:
+        NonFiniteError: weights, or activations of calibration examples, are NaN or infinite.
+        PlugInError: the scheme's own weight quantizer returns something else than weights.
+        UnsupportedError: the model is a SavedModel, or has no layer that is quantized.
+    """
+    if baseline.format != keras_file.FORMAT:
+        raise UnsupportedError(
+            "a SavedModel is a graph without layers, which cannot be simulated; give the Keras "
+            "model itself, or quantize it natively"
+        )
+    model = keras_file.load(baseline.data)
+    layers = named_layers(model)
+    asked = {name: quantization.layer_bits(name) for name in layers}
+    bits = {name: width for name, width in asked.items() if width is not None}
+    if not bits:
+        raise UnsupportedError(
+            f"there is nothing to quantize: of the {len(layers)} layers of the kinds "
+            f"{', '.join(KINDS)}, the scheme leaves all float"
+        )
+    activations = _activations(baseline, quantization, calibration, bits)
+    scheme = quantization.scheme
+    rounded = 0
+    for name, width in bits.items():
+
+        def rounding(weights: Weights, kernel: str, width: Bits = width) -> Weights:
+            return quantize_dequantize_weights(weights, scheme, width, name=kernel)
+
+        rounded += round_weights(layers[name], name, rounding)
+    facts = replace(
+        baseline.facts,
+        parameter_bytes=None,
+        quantized_parameters=rounded,
+        notes=_notes(model, [layers[name] for name in bits]),
+    )
+    return Artifact(keras_file.dump(model, activations), keras_file.FORMAT, facts)
+
+
+def _activations(
+    baseline: Artifact,
+    quantization: Quantization,
+    calibration: Arrays | None,
+    bits: Mapping[str, Bits],
+) -> dict[str, Any] | None:
+    """Give what ``fake_quantization.attach`` takes; ``None`` where inputs stay float."""
+    scheme = quantization.scheme
+    if (cast := _CASTS.get(scheme.number)) is not None:
+        return {name: {"cast": cast} for name in bits}
+    widths = {name: width.activation or 0 for name, width in bits.items()}
+    match scheme.activations:
+        case "none":
+            return None
+        case "dynamic":
+            symmetric = scheme.symmetric_activations
+            return {name: {"bits": width, "symmetric": symmetric} for name, width in widths.items()}
+        case "static":
+            assert calibration is not None
+            model = keras_file.load(baseline.data)  # one of its own: it keeps the observers
+            return fake_quantization.static_activations(model, quantization, calibration, widths)
+
+
+def _notes(model: Any, rounded: list[Any]) -> tuple[str, ...]:
+    """Say which weight tensors (of two or more axes) stay float."""
+    mine = {id(weight) for layer in rounded for weight in layer.weights}
+    weights = [weight for weight in model.weights if len(weight.shape) > 1]
+    left = [weight for weight in weights if id(weight) not in mine]
+    notes = [f"{len(left)} of {len(weights)} weight tensors stay float"] if left else []
+    if any(type(layer).__name__.startswith("Separable") for layer in rounded):
+        notes.append("between the two halves of a separable convolution activations stay float")
+    return tuple(notes)

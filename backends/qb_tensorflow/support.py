@@ -1,0 +1,77 @@
+"""What TFLiteConverter of TensorFlow 2.21 can do, as measured, and what is simulated."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from qb_cluster.contracts import Activations, Bits, Quantization, Scheme, Support
+
+_SIXTEEN: Final = 16
+NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
+    ("dynamic", Bits(8, 8)): "weight tensors of fewer than 1,024 elements stay float",
+    ("static", Bits(8, 8)): "",
+    ("static", Bits(8, 16)): "16-bit activations are symmetric and run in slow reference kernels",
+}
+"""What has kernels by (activations, bits), with what a user of each must know."""
+
+
+def support(quantization: Quantization) -> Support:
+    """Tell whether a quantization can be done, why not, or with what caveat."""
+    if quantization.execution == "simulated":
+        return Support(supported=True, reason="Keras models only, not SavedModels")
+    refusal = next(_refusals(quantization), None)
+    if refusal is not None:
+        return Support(supported=False, reason=refusal)
+    return Support(supported=True, reason=_caveat(quantization))
+
+
+def _caveat(quantization: Quantization) -> str:
+    if quantization.scheme.number == "fp16":
+        return "weights are stored in fp16, and LiteRT computes in float32 on a CPU"
+    return NATIVE[quantization.scheme.activations, quantization.bits]
+
+
+def _refusals(quantization: Quantization) -> Iterator[str]:
+    """Give what speaks against it, most telling first."""
+    scheme, bits = quantization.scheme, quantization.bits
+    if scheme.weight_quantizer is not None:
+        yield (
+            f"'{scheme.name}' brings its own weight arithmetic, for which LiteRT has no kernels: "
+            "simulate it"
+        )
+    if scheme.number == "bf16":
+        yield "TFLiteConverter 2.21 accepts bfloat16 and leaves the model float: use fp16"
+    elif scheme.number not in {"integer", "fp16"}:
+        yield f"TFLiteConverter has no {scheme.number}: use fp16, or simulate it"
+    if scheme.number != "integer":
+        return
+    if scheme.activations == "none":
+        yield (
+            "TFLiteConverter has no weight-only mode: beside 8-bit weights it quantizes "
+            "activations too (available: dynamic w8a8, static w8a8, w8a16)"
+        )
+    elif (scheme.activations, bits) not in NATIVE:
+        widths = (str(width) for activations, width in NATIVE if activations == scheme.activations)
+        yield (
+            f"TFLiteConverter has no {bits} with {scheme.activations} activations "
+            f"(available: {', '.join(widths)})"
+        )
+    yield from _refused_options(scheme, bits)
+    calibration = quantization.calibration
+    if calibration is not None and calibration.observer != "minmax":
+        yield (
+            f"TFLiteConverter calibrates by minmax only, not by {calibration.observer}: simulate it"
+        )
+
+
+def _refused_options(scheme: Scheme, bits: Bits) -> Iterator[str]:
+    if scheme.granularity == "per_group":
+        yield "TFLiteConverter scales weights per_channel or per_tensor, not per_group"
+    if not (scheme.symmetric and scheme.narrow_range and scheme.weight_range == "minmax"):
+        yield (
+            "TFLiteConverter's weights are symmetric, of narrow range, and scaled to their "
+            "largest: simulate others"
+        )
+    if scheme.symmetric_activations and bits.activation != _SIXTEEN:
+        yield "LiteRT's 8-bit activations are affine: symmetric ones are simulated, or 16-bit"
+    if scheme.layers:
+        yield "TFLiteConverter quantizes all layers alike: simulate layers of their own bits"
