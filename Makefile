@@ -46,5 +46,5 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0" \
-		--editable ".[pytorch,tflite,onnxruntime,dev]"
+		--editable ".[all,dev]"
 	touch $@

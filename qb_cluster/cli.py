@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qb_cluster.dispatch.pool import Pool
+    from qb_cluster.plan.support_matrix import Entry
     from qb_cluster.spec import SweepSpec
 
 EXIT_SOME_FAILED = 3
@@ -86,6 +87,57 @@ def report(folder: Path) -> None:
     written = write_report(folder, console)
     for path in written:
         console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@click.option("--check", is_flag=True, help="Run every native entry on digits; minutes.")
+def backends(names: tuple[str, ...], *, as_json: bool, check: bool) -> None:
+    """Show what every backend (or the NAMES given) can do: scheme × bits, and why not."""
+    from rich.console import Console
+
+    from qb_cluster.catalog.plugins import registered
+    from qb_cluster.plan.support_matrix import support_json_lines, support_matrix, support_table
+
+    entries = list(support_matrix(names or sorted(registered("backend"))))
+    if as_json:
+        _print_lines(support_json_lines(entries))
+    else:
+        Console().print(support_table(entries))
+    if check and not _check_support(entries):
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@cli.command()
+@click.argument("names", nargs=-1)
+def selfcheck(names: tuple[str, ...]) -> None:
+    """Check quantizers, observers, metrics and the kernels of backends against known laws."""
+    from rich.console import Console
+
+    from qb_cluster.selfcheck import print_checks, run_selfcheck
+
+    if not print_checks(run_selfcheck(names or None), Console()):
+        sys.exit(EXIT_SOME_FAILED)
+
+
+@cli.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--model", required=True, help="Label of the model.")
+@click.option("--scheme", default="weight_only", show_default=True, help="Label of the scheme.")
+@click.option("--bits", type=float, help="Bits per weight at most.")
+@click.option("--sqnr", type=float, help="SQNR of the outputs in dB at least.")
+def propose(
+    folder: Path, model: str, scheme: str, bits: float | None, sqnr: float | None
+) -> None:
+    """Propose a mixed-precision scheme from the layers that a run has measured.
+
+    The run must hold simulated cells of one scheme over several bit-widths, with
+    `measure: {layers: true}`. What is printed goes into `schemes` of the next sweep.
+    """
+    from qb_cluster.report.proposal import propose_from_run
+
+    click.echo(propose_from_run(folder, model, scheme, bits, sqnr), nl=False)
 
 
 @cli.command()
@@ -171,6 +223,48 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
     if interrupts.count:
         raise KeyboardInterrupt
     return sum(statuses[status] for status in FAILURES)
+
+
+def _check_support(entries: "Sequence[Entry]") -> bool:
+    """Run every native entry on digits; tells whether every claim held."""
+    import tempfile
+
+    import pandas as pd
+    from rich.console import Console
+
+    from qb_cluster.catalog import plugins
+    from qb_cluster.contracts import Ref
+    from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
+    from qb_cluster.spec import load_spec
+    from qb_cluster.store.reading import read_results
+
+    console = Console()
+    names = dict.fromkeys(entry.backend for entry in entries)
+    made = [plugins.make("backend", Ref(name, name)) for name in names]
+    schemes = dict.fromkeys(entry.scheme.target for entry in entries)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in DIGITS_MODELS:
+            text = check_spec(kind, made, schemes)
+            if text is not None:
+                spec = Path(folder, f"{kind}.yaml")
+                spec.write_text(text, encoding="utf-8")
+                _run(load_spec(spec), Path(folder, kind), "ray", console)
+                tables.append(read_results(Path(folder, kind)))
+    held = True
+    for claim in claims(entries, pd.concat(tables)):
+        entry = claim.entry
+        words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
+        if not claim.holds or set(claim.statuses.values()) != {"ok"}:
+            mark = "as warned" if claim.holds else "BROKEN CLAIM"
+            console.print(
+                f"{mark}: {entry.backend} {entry.scheme.label} {entry.bits}: {words}",
+                highlight=False,
+                markup=False,
+            )
+        held = held and claim.holds
+    console.print("every native entry holds" if held else "some native entries do not hold")
+    return held
 
 
 class _Interrupts:

@@ -9,7 +9,7 @@
     └── CellError            one cell ends with a typed status; the others go on
         ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
         ├── DataError        a dataset breaks its contract, or leaks           → failed
-        ├── NonFiniteError   a model returns NaN or infinity                   → failed
+        ├── NonFiniteError   NaN or infinity in outputs, weights, calibration  → failed
         ├── UnsupportedError the backend finds out late that it cannot         → unsupported
         ├── NotAppliedError  the "quantized" artifact is still float           → not_applied
         └── KernelMismatchError  a kernel does not compute its scheme          → kernel_mismatch
@@ -53,7 +53,7 @@ class DataError(CellError):
 
 
 class NonFiniteError(CellError):
-    """A model returns NaN or infinity."""
+    """A model's outputs, its weights or what calibration sees hold NaN or infinity."""
 
 
 class UnsupportedError(CellError):

@@ -6,6 +6,7 @@ depend on how many cores a machine has.
 
 import contextlib
 import inspect
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +14,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import nn
 
+from qb_cluster.catalog import model_cache
 from qb_cluster.catalog.digits import training_split
-from qb_pytorch import model_cache
 
 BATCH = 50
 CLASSES = 10
@@ -93,17 +94,28 @@ def _trained(
         targets.tobytes(),
         json.dumps(options, sort_keys=True).encode(),
         inspect.getsource(sys.modules[__name__]).encode(),
+        torch.__version__.encode(),
     )
     with _reproducible(seed):
         net = build()
 
-        def train() -> model_cache.State:
+        def train() -> bytes:
             _train(net, torch.from_numpy(inputs), torch.from_numpy(targets), epochs)
-            state: model_cache.State = net.state_dict()
-            return state
+            file = io.BytesIO()
+            torch.save(net.state_dict(), file)
+            return file.getvalue()
 
-        net.load_state_dict(model_cache.trained(ingredients, train))
+        net.load_state_dict(model_cache.trained(ingredients, "pt", train, _read))
     return net.eval()
+
+
+def _read(content: bytes) -> dict[str, torch.Tensor] | None:
+    """Read a state; ``None`` for a damaged one."""
+    try:
+        state: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), weights_only=True)
+    except Exception:  # the reader has no error of its own for damaged files, but five others
+        return None
+    return state
 
 
 @contextlib.contextmanager

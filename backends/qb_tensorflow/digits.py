@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from qb_cluster.catalog import model_cache
 from qb_cluster.catalog.digits import training_split
 from qb_cluster.errors import PlugInError
 
@@ -55,7 +56,7 @@ def digits_keras_mlp(*, seed: int = 0, epochs: int = 30, hidden: int = 128) -> A
 def _trained(options: dict[str, Any]) -> Any:
     from importlib.metadata import version
 
-    from qb_tensorflow import digits_training, model_cache
+    from qb_tensorflow import digits_training
 
     inputs, targets = training_split()
     ingredients = (
@@ -66,7 +67,16 @@ def _trained(options: dict[str, Any]) -> Any:
         version("tensorflow").encode(),
         version("keras").encode(),
     )
-    return model_cache.trained(ingredients, lambda: _train(options))
+    return model_cache.trained(ingredients, "keras", lambda: _train(options), _read)
+
+
+def _read(archive: bytes) -> Any:
+    from qb_tensorflow import keras_file
+
+    try:
+        return keras_file.load(archive)
+    except PlugInError:  # damaged
+        return None
 
 
 def _train(options: dict[str, Any]) -> bytes:

@@ -1,4 +1,8 @@
-"""The Model Interface: what kind of thing a model callable returned, and model files."""
+"""The Model Interface: what kind of thing a model callable returned, and model files.
+
+A model in a spec is a registered name, an import path, or the path of a model file, relative to
+the folder where qb runs.
+"""
 
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
@@ -11,6 +15,20 @@ _BY_ENDING: Final[dict[str, ModelKind]] = {
     ".tflite": "tflite",
     ".pt2": "pt2",
 }
+
+
+def names_file(target: str) -> bool:
+    """Tell whether a model's target is the path of a file rather than a name or an import path.
+
+    It is when it has a ``/``, or no ``:`` and the ending of a model file, or is the name of a
+    SavedModel folder. The file need not exist.
+    """
+    if "/" in target or ":" in target:
+        return "/" in target
+    try:
+        return file_kind(target) is not None
+    except OSError:  # longer than a file's name can be
+        return False
 
 
 def file_kind(path: str | Path) -> ModelKind | None:

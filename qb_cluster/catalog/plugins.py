@@ -1,5 +1,6 @@
 """Finding plug-ins: a registered name, or an import path ``package.module:callable``.
 
+A model may also be a file, see ``catalog.model``: making it gives its absolute path.
 Ours come through the same entry-point groups as anybody's, so there is no second door.
 """
 
@@ -9,13 +10,16 @@ import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
 
+from qb_cluster.catalog.model import file_kind, names_file
 from qb_cluster.contracts import Ref
 from qb_cluster.errors import PlugInError
 
 Kind = Literal["model", "dataset", "scheme", "metric", "backend"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_FILES: Final = ".onnx, .tflite, .keras, .pt2, or a SavedModel folder"
 
 
 @cache
@@ -32,12 +36,21 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; known: {', '.join(sorted(known))}" if known else ""
 
 
+def is_model_file(kind: Kind, target: str) -> bool:
+    """Tell whether a target is the path of a model file; registered names come first."""
+    return kind == "model" and target not in registered(kind) and names_file(target)
+
+
 def check(kind: Kind, target: str) -> None:
     """Refuse a target that cannot exist, without importing the user's code.
 
     Raises:
-        PlugInError: no such registered name, a malformed import path, or no such module.
+        PlugInError: no such registered name, a malformed import path, no such module, or no
+            such model file.
     """
+    if is_model_file(kind, target):
+        _check_file(target)
+        return
     if ":" not in target:
         if target not in registered(kind):
             hint = nearest(target, list(registered(kind)))
@@ -59,13 +72,29 @@ def check(kind: Kind, target: str) -> None:
         )
 
 
+def _check_file(target: str) -> None:
+    try:
+        exists, kind = Path(target).exists(), file_kind(target)
+    except (OSError, ValueError) as error:  # a name too long, or with a NUL
+        raise PlugInError(f"model file '{target}' cannot be looked up: {error}") from error
+    if not exists:
+        raise PlugInError(
+            f"there is no model file '{target}' in the folder where qb runs, {Path.cwd()}"
+        )
+    if kind is None:
+        what = "is a folder without saved_model.pb" if Path(target).is_dir() else "is none"
+        raise PlugInError(f"a model file is {_FILES}; '{target}' {what}")
+
+
 def find(kind: Kind, target: str) -> Any:
-    """Import what a target names.
+    """Import what a target names; for a model file, give a callable that returns its path.
 
     Raises:
-        PlugInError: it cannot be imported.
+        PlugInError: it cannot be imported, or there is no such file.
     """
     check(kind, target)
+    if is_model_file(kind, target):
+        return lambda: Path(target).absolute()
     try:
         if ":" not in target:
             return registered(kind)[target].load()

@@ -36,13 +36,14 @@ class ArtifactFacts:
         parameters: number of parameters of the float model.
         parameter_bytes: bytes that store them, scales and zero points included; ``None``
             where the artifact stores floats on purpose (simulated).
-        quantized_parameters: how many of them are stored in (simulated: rounded to) integers.
+        quantized_parameters: how many of them are stored in (simulated: rounded to) integers,
+            or the float format that was asked for.
         notes: one short clause per surprise, e.g. "2 of 4 weight tensors stay float".
         integer_mac_share: share of the multiply-accumulates of convolutions and matrix products
             that run in integer arithmetic, for one example; ``None`` where unknown, 0 for
             float and for simulated.
         fallback_ops: kinds of convolutions and matrix products that stayed float although
-            the scheme covers them, sorted, e.g. ``("Conv2d",)``.
+            the scheme covers them, sorted, in the runtime's own words, e.g. ``("Conv2d",)``.
     """
 
     parameters: int

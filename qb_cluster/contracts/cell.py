@@ -106,7 +106,8 @@ class Cell:
     """One row of the results.
 
     Attributes:
-        cell_id: 16 hex digits, a hash of everything below but ``sweep``, labels and ``reason``.
+        cell_id: 16 hex digits, a hash of everything below but ``sweep``, labels, ``reason``,
+            ``timeout_s`` and ``simulator``.
         sweep: name of the sweep it was planned for.
         scheme: ``None`` for the float baseline.
         bits: ``None`` for the float baseline.

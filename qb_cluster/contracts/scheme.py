@@ -82,6 +82,8 @@ class Scheme:
         if self.number != "integer" and (self.activations != "none" or self.layers):
             raise ValueError(f"{self.number} takes neither quantized activations nor layers")
         for pattern, bits in self.layers:
+            if not isinstance(bits, str):
+                raise ValueError(f"layers '{pattern}': write bits as text, w8, not {bits!r}")  # noqa: TRY004 - it comes from YAML
             if bits != FLOAT and not self.takes(Bits.parse(bits)):
                 raise ValueError(f"layers '{pattern}': {self.name} does not take {bits}")
 

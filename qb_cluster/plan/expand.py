@@ -1,7 +1,10 @@
 """A sweep to its cells, one after another.
 
-Order: model, dataset, device, backend; within such a group scheme, bits, execution, and each
-float baseline just before the first cell that needs it.
+Order: model, dataset, device, backend; within such a group scheme, bits, calibration,
+execution, and each float baseline just before the first cell that needs it.
+
+Model files. What kind of model a file holds is known by its name, and a backend that does not
+take that kind does nothing for it. What a callable returns shows only when a worker calls it.
 
 Rules. ``exclude`` and ``overrides`` match what a cell finally is: its execution is what the plan
 shows (``native``, ``simulated``, ``unsupported``). Overrides apply in order, each matching what
@@ -10,10 +13,10 @@ come after those of the grid in their group, each cell once.
 
 Baselines. A cell and its baseline have the same model, dataset, backend, device, metric, batch
 size, number of examples and confidence. A baseline's latency protocol and time limit are those
-of its group: what the overrides leave that name neither scheme, bits nor execution. So native,
-simulated and differently timed cells share one baseline, and a group has several only where
-overrides give its cells different metrics, batch sizes, examples or confidences. A baseline is
-planned when a cell that can run needs it.
+of its group: what the overrides leave that name no scheme, bits, execution or calibration. So
+native, simulated and differently timed cells share one baseline, and a group has several only
+where overrides give its cells different metrics, batch sizes, examples or confidences. A baseline
+is planned when a cell that can run needs it.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,10 +24,19 @@ from functools import lru_cache
 from itertools import chain
 from typing import Final, NamedTuple, TypeVar
 
+from qb_cluster.catalog.model import ModelKind
 from qb_cluster.contracts import Cell, Device, Ref
 from qb_cluster.plan.identity import GroupIdentity
 from qb_cluster.plan.template import Template, template
-from qb_cluster.spec import Axis, NamedBackend, SweepSpec, label_of
+from qb_cluster.spec import (
+    Axis,
+    NamedBackend,
+    SweepSpec,
+    kind_of,
+    label_of,
+    not_installed,
+    takes,
+)
 from qb_cluster.spec.document import parse
 
 _TEMPLATES: Final = 256  # kept at once: groups of one model share nearly all of theirs
@@ -106,16 +118,21 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
     backends = _scopes(spec, "backend", [p.backend for p in spec.products])
 
     @lru_cache(maxsize=_TEMPLATES)
-    def template_of(backend: NamedBackend, scope: _Scope) -> Template:
+    def template_of(
+        backend: NamedBackend, kind: ModelKind | None, refusal: str | None, scope: _Scope
+    ) -> Template:
         return template(
             spec,
             backend,
+            kind,
+            refusal,
             _chosen(spec.products, scope.products),
             _chosen(spec.exclude, scope.exclude),
             _chosen(spec.overrides, scope.overrides),
         )
 
     for model, of_model in models:
+        kind = kind_of(model)
         for dataset, of_dataset in datasets:
             in_dataset = of_model.within(of_dataset)
             if not in_dataset.products:
@@ -125,9 +142,17 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                 for backend, of_backend in backends:
                     in_group = in_device.within(of_backend)
                     if in_group.products:
-                        yield _Group(
-                            model, dataset, device, backend, template_of(backend, in_group)
-                        )
+                        refusal = _refusal(backend, model, kind)
+                        made = template_of(backend, kind, refusal, in_group)
+                        yield _Group(model, dataset, device, backend, made)
+
+
+def _refusal(backend: NamedBackend, model: Ref, kind: ModelKind | None) -> str | None:
+    """Tell why a backend can do nothing for a model; ``None`` when it may."""
+    if not takes(backend, kind):
+        taken = ", ".join(backend.backend.takes)
+        return f"{backend.ref.label} takes {taken}; {model.label} is {kind}"
+    return not_installed(backend)
 
 
 def _scopes(
@@ -197,4 +222,5 @@ def _cells(spec: SweepSpec, group: _Group) -> Iterator[Cell]:
             measure=row.measure,
             timeout_s=row.timeout_s,
             baseline_cell_id=baseline_id,
+            simulator=row.simulator,
         )

@@ -9,7 +9,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from qb_cluster.contracts import Calibration, Cell, Latency
-from qb_cluster.spec import label_of
+from qb_cluster.spec import calibration_label, label_of
 
 _HEADING: Final = (
     "cell_id",
@@ -19,6 +19,7 @@ _HEADING: Final = (
     "device",
     "scheme",
     "bits",
+    "calibration",
     "execution",
     "why",
 )
@@ -62,6 +63,7 @@ def _fields(cell: Cell) -> tuple[str, ...]:
         label_of(cell.device),
         "float" if cell.scheme is None else cell.scheme.label,
         "f32" if cell.bits is None else str(cell.bits),
+        calibration_label(cell.calibration),
         cell.execution or "unsupported",
         cell.reason,
     )
@@ -86,8 +88,10 @@ def _as_json(cell: Cell) -> dict[str, Any]:
         "examples": cell.measure.examples,
         "confidence": cell.measure.confidence,
         "latency": _as_dict(cell.measure.latency),
+        "layers": cell.measure.layers,
         "timeout_s": cell.timeout_s,
         "baseline_cell_id": cell.baseline_cell_id,
+        "simulator": None if cell.simulator is None else cell.simulator.label,
     }
 
 

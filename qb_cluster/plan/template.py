@@ -1,30 +1,29 @@
 """What the inner axes make of a group: the same for all groups that the same rules apply to."""
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.util import find_spec
 from itertools import product as every
 from typing import Final, NamedTuple
 
-from qb_cluster.catalog.plugins import registered
+from qb_cluster.catalog.model import ModelKind
 from qb_cluster.contracts import Bits, Calibration, Execution, Measure, Ref
 from qb_cluster.plan.identity import Inner, fragment
+from qb_cluster.plan.simulator import simulator
 from qb_cluster.spec import (
     Match,
     NamedBackend,
     NamedScheme,
     Override,
     Product,
-    Requested,
     Resolution,
     Settings,
     SweepSpec,
+    calibration_label,
+    effective,
     resolve,
 )
 
-INNER_AXES: Final = frozenset({"scheme", "bits", "execution"})
+INNER_AXES: Final = frozenset({"scheme", "bits", "execution", "calibration"})
 
 
 class Baseline(NamedTuple):
@@ -46,6 +45,7 @@ class Row(NamedTuple):
     calibration: Calibration | None
     measure: Measure
     timeout_s: float
+    simulator: Ref | None
     baseline: int  # index into the baselines of the template
 
 
@@ -63,9 +63,20 @@ class Template:
         return len(self.rows) + len(needed)
 
 
+class _Point(NamedTuple):
+    """One combination of the inner axes."""
+
+    scheme: NamedScheme
+    bits: Bits
+    settings: Settings
+    resolution: Resolution
+
+
 def template(
     spec: SweepSpec,
     backend: NamedBackend,
+    kind: ModelKind | None,
+    refusal: str | None,
     products: Sequence[Product],
     exclude: Sequence[Match],
     overrides: Sequence[Override],
@@ -75,6 +86,8 @@ def template(
     Args:
         spec: the sweep.
         backend: of the group.
+        kind: of the group's model, where it is a file.
+        refusal: why the backend can do nothing for this group.
         products: those that the group is part of.
         exclude: those whose outer axes match the group.
         overrides: likewise.
@@ -82,89 +95,79 @@ def template(
     Raises:
         PlugInError: the backend cannot tell what it supports.
     """
-    of_group = _settings(spec, "auto")
+    of_group = Settings("auto", None, spec.measure, spec.timeout_s)
     for override in overrides:
         if not INNER_AXES & override.when.patterns.keys():
             of_group = override.change.applied_to(of_group)
-    rows: dict[Inner, Row] = {}  # overrides can make two cells the same: the first stays
+    rows: dict[Inner, Row] = {}  # two combinations can come to one cell: the first stays
     baselines: dict[Inner, Baseline] = {}
     for product in products:
-        for scheme, bits, requested in every(product.scheme, product.bits, product.execution):
-            if not scheme.scheme.takes(bits):
+        for point in _points(spec, product, backend, refusal, overrides):
+            if product is spec.grid and any(_inner_matches(match, point) for match in exclude):
                 continue
-            settings, resolution = _final(spec, overrides, backend, scheme, bits, requested)
-            if product is spec.grid and any(
-                _inner_matches(match, scheme, bits, resolution) for match in exclude
-            ):
-                continue
-            measure = replace(settings.measure, latency=of_group.measure.latency)
+            measure = replace(
+                point.settings.measure, latency=of_group.measure.latency, layers=False
+            )
             inner = Inner("null", "null", '"native"', fragment(measure), "null")
             baselines.setdefault(inner, Baseline(inner, measure, of_group.timeout_s))
-            row = _row(scheme, bits, settings, resolution, list(baselines).index(inner))
+            row = _row(spec, backend, kind, point, list(baselines).index(inner))
             rows.setdefault(row.inner, row)
     return Template(tuple(rows.values()), tuple(baselines.values()))
 
 
-def _settings(spec: SweepSpec, requested: Requested) -> Settings:
-    return Settings(requested, spec.calibration, spec.measure, spec.timeout_s)
-
-
-def _final(
+def _points(
     spec: SweepSpec,
-    overrides: Sequence[Override],
+    product: Product,
     backend: NamedBackend,
-    scheme: NamedScheme,
-    bits: Bits,
-    requested: Requested,
-) -> tuple[Settings, Resolution]:
-    """Apply the overrides of a group to one of its cells."""
-    settings = _settings(spec, requested)
-    resolution = _resolution(backend, scheme, bits, requested)
-    for override in overrides:
-        if _inner_matches(override.when, scheme, bits, resolution):
-            settings = override.change.applied_to(settings)
-            resolution = _resolution(backend, scheme, bits, settings.execution)
-    return settings, resolution
+    refusal: str | None,
+    overrides: Sequence[Override],
+) -> Iterator[_Point]:
+    """Give the inner combinations of a product, with the overrides of a group applied."""
+
+    def point(scheme: NamedScheme, bits: Bits, settings: Settings) -> _Point:
+        calibration = settings.calibration and effective(settings.calibration)
+        if refusal is None:
+            resolution = resolve(backend, scheme, bits, calibration, settings.execution)
+        else:
+            resolution = Resolution(None, refusal)
+        return _Point(scheme, bits, settings, resolution)
+
+    for scheme in product.scheme:
+        for bits, calibration, requested in every(
+            product.bits_of(scheme), product.calibrations_of(scheme), product.execution
+        ):
+            settings = Settings(requested, calibration, spec.measure, spec.timeout_s)
+            found = point(scheme, bits, settings)
+            for override in overrides:
+                if _inner_matches(override.when, found):
+                    found = point(scheme, bits, override.change.applied_to(found.settings))
+            yield found
 
 
-def _inner_matches(match: Match, scheme: NamedScheme, bits: Bits, resolution: Resolution) -> bool:
+def _inner_matches(match: Match, point: _Point) -> bool:
     return (
-        match.accepts("scheme", scheme.ref.label)
-        and match.accepts("bits", str(bits))
-        and match.accepts("execution", resolution.shown)
+        match.accepts("scheme", point.scheme.ref.label)
+        and match.accepts("bits", str(point.bits))
+        and match.accepts("execution", point.resolution.shown)
+        and match.accepts("calibration", calibration_label(point.settings.calibration))
     )
 
 
-def _resolution(
-    backend: NamedBackend, scheme: NamedScheme, bits: Bits, requested: Requested
-) -> Resolution:
-    for module in backend.backend.requires:
-        if not _is_installed(module.partition(".")[0]):
-            return Resolution(None, f"module '{module}' is not installed{_remedy(backend)}")
-    return resolve(backend, scheme, bits, requested)
-
-
-@cache
-def _is_installed(module: str) -> bool:
-    return module in sys.modules or find_spec(module) is not None
-
-
-def _remedy(backend: NamedBackend) -> str:
-    """Name the extra that brings what a registered backend needs."""
-    entry_point = registered("backend").get(backend.ref.target)
-    if entry_point is None or entry_point.dist is None:
-        return ""
-    return f"; pip install '{entry_point.dist.name}[{backend.backend.name}]'"
-
-
 def _row(
-    scheme: NamedScheme, bits: Bits, settings: Settings, resolution: Resolution, baseline: int
+    spec: SweepSpec,
+    backend: NamedBackend,
+    kind: ModelKind | None,
+    point: _Point,
+    baseline: int,
 ) -> Row:
-    calibration = settings.calibration if scheme.scheme.activations == "static" else None
+    scheme, bits, settings, resolution = point
+    calibration = settings.calibration and effective(settings.calibration)
     execution = resolution.execution or settings.execution
     measure = settings.measure
     if execution == "simulated":
         measure = replace(measure, latency=None)  # it is never timed
+    if resolution.execution != "simulated":
+        measure = replace(measure, layers=False)  # only a simulation can single layers out
     inner = Inner(
         fragment(bits),
         fragment(calibration),
@@ -181,5 +184,8 @@ def _row(
         calibration,
         measure,
         settings.timeout_s,
+        simulator(spec, backend, kind, scheme, bits, calibration)
+        if resolution.execution == "native"
+        else None,
         baseline,
     )

@@ -1,8 +1,16 @@
 """YAML to a validated sweep spec."""
 
+from qb_cluster.spec.entries import named_backend, named_scheme
 from qb_cluster.spec.load import load_spec
 from qb_cluster.spec.schema import json_schema
-from qb_cluster.spec.support import Resolution, resolve
+from qb_cluster.spec.support import (
+    Resolution,
+    ask_support,
+    kind_of,
+    not_installed,
+    resolve,
+    takes,
+)
 from qb_cluster.spec.sweep import (
     Axis,
     Match,
@@ -13,6 +21,8 @@ from qb_cluster.spec.sweep import (
     Requested,
     Settings,
     SweepSpec,
+    calibration_label,
+    effective,
     label_of,
 )
 
@@ -27,8 +37,16 @@ __all__ = [
     "Resolution",
     "Settings",
     "SweepSpec",
+    "ask_support",
+    "calibration_label",
+    "effective",
     "json_schema",
+    "kind_of",
     "label_of",
     "load_spec",
+    "named_backend",
+    "named_scheme",
+    "not_installed",
     "resolve",
+    "takes",
 ]

@@ -2,7 +2,12 @@
 
 import json
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Final
+from dataclasses import fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme
@@ -27,6 +32,7 @@ _BACKEND_PARTS: Final = (
     "convert",
     "quantize",
     "open",
+    "takes",
 )
 
 
@@ -119,9 +125,9 @@ def _make(axis: Axis, written: Any) -> Entry:
         case (("model" | "dataset"), str() | NamedKeys()):
             return _checked_ref(axis, written)
         case "scheme", str() | NamedKeys():
-            return _scheme(_checked_ref("scheme", written))
+            return _made(named_scheme, _checked_ref("scheme", written))
         case "backend", str() | NamedKeys():
-            return _backend(_checked_ref("backend", written))
+            return _made(named_backend, _checked_ref("backend", written))
         case "device", str():
             return Device(written)
         case "device", DeviceKeys():
@@ -137,34 +143,64 @@ def _checked_ref(kind: plugins.Kind, written: str | NamedKeys) -> Ref:
         plugins.check(kind, ref.target)
     except (PlugInError, ValueError) as error:  # ValueError: find_spec of a module like __main__
         raise _EntryError(str(error)) from error
-    return ref
+    if not plugins.is_model_file(kind, ref.target):
+        return ref
+    if ref.options:
+        raise _EntryError(f"'{ref.target}' is a model file: it takes no options")
+    return Ref(ref.label, str(Path(ref.target)))  # ./x.onnx is x.onnx
 
 
-def _scheme(ref: Ref) -> NamedScheme:
-    scheme = _made("scheme", ref)
+def _made(make: Callable[[Ref], Entry], ref: Ref) -> Entry:
+    try:
+        return make(ref)
+    except PlugInError as error:
+        raise _EntryError(" ".join(str(error).split())) from error
+
+
+def named_scheme(ref: Ref) -> NamedScheme:
+    """Make a scheme.
+
+    Raises:
+        PlugInError: it cannot be made, is no scheme, or one of its fields has a value that no
+            scheme has.
+    """
+    scheme = plugins.make("scheme", ref)
     if not isinstance(scheme, Scheme):
-        raise _EntryError(
+        raise PlugInError(
             f"scheme '{ref.label}' gives {type(scheme).__name__}; it has to return "
             "qb_cluster.contracts.Scheme"
         )
+    for name, kind in _scheme_fields().items():
+        try:
+            kind.validate_python(getattr(scheme, name), strict=True)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False)[0]
+            words = wrong["msg"].replace("Input should be", "should be")
+            raise PlugInError(
+                f"scheme '{ref.label}': '{name}' {words[0].lower()}{words[1:]}, not "
+                f"{wrong['input']!r}"
+            ) from error
     return NamedScheme(ref, scheme)
 
 
-def _backend(ref: Ref) -> NamedBackend:
-    backend = _made("backend", ref)
+@cache
+def _scheme_fields() -> dict[str, TypeAdapter[Any]]:
+    return {field.name: TypeAdapter(get_type_hints(Scheme)[field.name]) for field in fields(Scheme)}
+
+
+def named_backend(ref: Ref) -> NamedBackend:
+    """Make a backend.
+
+    Raises:
+        PlugInError: it cannot be made, or lacks a part of the contract.
+    """
+    backend = plugins.make("backend", ref)
     lacking = [part for part in _BACKEND_PARTS if not hasattr(backend, part)]
     if lacking:
-        raise _EntryError(
+        raise PlugInError(
             f"backend '{ref.label}' lacks {', '.join(lacking)}; see qb_cluster.contracts.Backend"
         )
     return NamedBackend(ref, backend)
-
-
-def _made(kind: plugins.Kind, ref: Ref) -> Any:
-    try:
-        return plugins.make(kind, ref)
-    except PlugInError as error:
-        raise _EntryError(" ".join(str(error).split())) from error
 
 
 def _identity(entry: Entry) -> Hashable:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from itertools import product as every
 from typing import Any, Final
 
 from qb_cluster.contracts import Bits, Calibration, Measure
@@ -18,6 +20,7 @@ from qb_cluster.spec.schema import (
     MatchKeys,
     MeasureKeys,
     OverrideKeys,
+    SetCalibrationKeys,
     SweepKeys,
 )
 from qb_cluster.spec.sweep import (
@@ -28,9 +31,9 @@ from qb_cluster.spec.sweep import (
     NamedScheme,
     Override,
     Product,
-    Requested,
     Settings,
     SweepSpec,
+    effective,
     label_of,
 )
 
@@ -44,6 +47,11 @@ _KEYS: Final[dict[Axis, str]] = {
     "execution": "execution",
 }
 
+MOST_CALIBRATIONS: Final = 1_000  # of a sweep or an include: its lists multiply
+
+_OUTERMOST: Final = ("observer", "percentile", "samples", "seed")
+"""Fields of a calibration in the order of the plan, the slowest first."""
+
 Misfit = tuple[Location, str]
 """Where in the spec, and what is wrong there."""
 
@@ -55,15 +63,16 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         SpecError: entries that cannot be made or are there twice, bits that no scheme takes,
             or rules that match nothing; all of them, with their places.
     """
+    wrong = list(_calibration_misfits(keys))
+    if wrong:
+        raise spec_error(document.source, [document.problem(*misfit) for misfit in wrong])
     entries = Entries(document)
     grid = _grid(entries, keys)
     includes = tuple(
-        _include(entries, grid, include, ("include", index))
+        _include(entries, grid, keys, include, ("include", index))
         for index, include in enumerate(keys.include)
     )
-    settings = _change(keys.calibration, keys.measure).applied_to(
-        Settings("auto", Calibration(), Measure(), keys.timeout_s)
-    )
+    settings = _change(keys.measure).applied_to(Settings("auto", None, Measure(), keys.timeout_s))
     if entries.problems:
         raise spec_error(document.source, entries.problems)
     spec = SweepSpec(
@@ -72,7 +81,6 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         includes=includes,
         exclude=tuple(map(_match, keys.exclude)),
         overrides=tuple(map(_override, keys.overrides)),
-        calibration=settings.calibration,
         measure=settings.measure,
         timeout_s=settings.timeout_s,
         max_cells=keys.max_cells,
@@ -81,7 +89,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         digest=_digest(keys),
     )
     misplaced = [
-        *_grid_misfits(grid),
+        *_grid_misfits(grid, keys),
         *_include_misfits(spec, keys),
         *_rule_misfits(spec),
     ]
@@ -94,17 +102,48 @@ def _grid(entries: Entries, keys: SweepKeys) -> Product:
     axes: dict[str, Any] = {
         axis: entries.axis(axis, getattr(keys, key), (key,)) for axis, key in _KEYS.items()
     }
-    return Product(**axes)
+    return Product(**axes, calibration=_calibrations(keys.calibration, {}))
 
 
-def _include(entries: Entries, grid: Product, keys: IncludeKeys, at: Location) -> Product:
+def _include(
+    entries: Entries, grid: Product, sweep: SweepKeys, keys: IncludeKeys, at: Location
+) -> Product:
     axes: dict[str, Any] = {
         axis: entries.included(axis, getattr(keys, axis), (*at, axis))
         if axis in keys.model_fields_set
         else grid.entries(axis)
-        for axis in AXES
+        for axis in _KEYS
     }
-    return Product(**axes)
+    if "scheme" not in keys.model_fields_set:
+        axes["scheme"] = _meant(axes["scheme"], axes["bits"], keys)
+    return Product(**axes, calibration=_calibrations(keys.calibration, _given(sweep.calibration)))
+
+
+def _meant(
+    schemes: tuple[NamedScheme, ...], bits: tuple[Bits, ...], keys: IncludeKeys
+) -> tuple[NamedScheme, ...]:
+    """Keep the schemes of the sweep that have a use for the bits and calibration of an include.
+
+    Those with bits of their own would come with any, and those that are not static without any.
+    Where none is left, all are kept, for the message that says so.
+    """
+    meant = [
+        named
+        for named in schemes
+        if ("bits" not in keys.model_fields_set or any(map(named.scheme.takes, bits)))
+        and ("calibration" not in keys.model_fields_set or named.is_calibrated)
+    ]
+    return tuple(meant) or schemes
+
+
+def _calibrations(
+    keys: CalibrationKeys, inherited: Mapping[str, list[Any]]
+) -> tuple[Calibration, ...]:
+    given = _given(keys)
+    lists = [given.get(name, inherited.get(name, getattr(keys, name))) for name in _OUTERMOST]
+    return tuple(
+        Calibration(**dict(zip(_OUTERMOST, values, strict=True))) for values in every(*lists)
+    )
 
 
 # Settings
@@ -114,13 +153,12 @@ def _given(keys: Keys) -> dict[str, Any]:
     return {name: getattr(keys, name) for name in keys.model_fields_set}
 
 
-def _change(calibration: CalibrationKeys, measure: MeasureKeys, **others: Any) -> Change:
+def _change(measure: MeasureKeys, **others: Any) -> Change:
     measured = _given(measure)
     latency = measured.pop("latency", None)
     if "metric" in measured:
         measured["metric"] = ref_of(measured["metric"])
     return Change(
-        calibration=_given(calibration),
         measure=measured,
         latency=_given(latency) if isinstance(latency, LatencyKeys) else latency,
         **others,
@@ -130,8 +168,8 @@ def _change(calibration: CalibrationKeys, measure: MeasureKeys, **others: Any) -
 def _override(keys: OverrideKeys) -> Override:
     others = _given(keys.set)
     change = _change(
-        others.pop("calibration", CalibrationKeys()),
         others.pop("measure", MeasureKeys()),
+        calibration=_given(others.pop("calibration", SetCalibrationKeys())),
         **others,
     )
     return Override(_match(keys.when), change)
@@ -143,8 +181,11 @@ def _match(keys: MatchKeys) -> Match:
 
 def _digest(keys: SweepKeys) -> str:
     content = keys.model_dump(mode="json")
-    # An override that sets a default is not one that leaves it alone.
-    content["overrides"] = [o.model_dump(mode="json", exclude_unset=True) for o in keys.overrides]
+    # A rule that gives a default is not one that leaves it to the sweep.
+    for rules in ("include", "overrides"):
+        content[rules] = [
+            o.model_dump(mode="json", exclude_unset=True) for o in getattr(keys, rules)
+        ]
     said = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
 
@@ -152,7 +193,51 @@ def _digest(keys: SweepKeys) -> str:
 # What fits nothing
 
 
-def _grid_misfits(grid: Product) -> Iterator[Misfit]:
+def _calibration_misfits(keys: SweepKeys) -> Iterator[Misfit]:
+    """Tell what is wrong with calibrations in themselves; checked before they are multiplied."""
+    places: list[tuple[Location, CalibrationKeys | SetCalibrationKeys]] = [
+        (("calibration",), keys.calibration),
+        *(
+            (("include", i, "calibration"), include.calibration)
+            for i, include in enumerate(keys.include)
+        ),
+        *(
+            (("overrides", i, "set", "calibration"), o.set.calibration)
+            for i, o in enumerate(keys.overrides)
+        ),
+    ]
+    inherited = _given(keys.calibration)
+    for at, calibration in places:
+        if isinstance(calibration, CalibrationKeys):
+            yield from _list_misfits(at, calibration, inherited)
+    if not any("percentile" in calibration.observer for _, calibration in places):
+        for at, calibration in places:
+            if "percentile" in calibration.model_fields_set:
+                yield (
+                    (*at, "percentile"),
+                    "no observer here has a percentile; add observer: percentile",
+                )
+
+
+def _list_misfits(
+    at: Location, keys: CalibrationKeys, inherited: Mapping[str, list[Any]]
+) -> Iterator[Misfit]:
+    """Tell which entries are there twice, and whether the lists multiply to too many."""
+    given = _given(keys)
+    for name, values in given.items():
+        first = {value: index for index, value in reversed(list(enumerate(values)))}
+        for index, value in enumerate(values):
+            if first[value] != index:
+                yield (*at, name, index), f"'{value}' is listed twice"
+    count = math.prod(len(values) for values in {**inherited, **given}.values())
+    if count > MOST_CALIBRATIONS:
+        yield at, f"these lists make {count:,} calibrations; {MOST_CALIBRATIONS:,} are the most"
+
+
+def _grid_misfits(grid: Product, keys: SweepKeys) -> Iterator[Misfit]:
+    if "bits" not in keys.model_fields_set and not all(s.scheme.fixed_bits for s in grid.scheme):
+        yield (), "'bits' is missing"
+        return
     for index, scheme in enumerate(grid.scheme):
         if (why := _no_bits(scheme, grid)) is not None:
             yield ("schemes", index), why
@@ -168,6 +253,12 @@ def _include_misfits(spec: SweepSpec, keys: SweepKeys) -> Iterator[Misfit]:
         if "scheme" in include.model_fields_set:
             reasons = enumerate(_no_bits(scheme, product) for scheme in product.scheme)
             lonely += [((*at, "scheme", i), why) for i, why in reasons if why is not None]
+        if "calibration" in include.model_fields_set and not any(
+            scheme.is_calibrated for scheme in product.scheme
+        ):
+            lonely.append(
+                ((*at, "calibration"), "no scheme here is calibrated: only static ones are")
+            )
         if "bits" in include.model_fields_set:
             reasons = enumerate(_no_scheme(bits, product) for bits in product.bits)
             lonely += [((*at, "bits", i), why) for i, why in reasons if why is not None]
@@ -180,23 +271,20 @@ def _include_misfits(spec: SweepSpec, keys: SweepKeys) -> Iterator[Misfit]:
 
 
 def _adds_nothing(product: Product, spec: SweepSpec) -> bool:
-    requested = _requested(spec)
-    return all(set(product.entries(axis)) <= set(spec.grid.entries(axis)) for axis in AXES) and all(
-        why_nothing(match, [product], requested) is not None for match in spec.exclude
+    changes = [override.change for override in spec.overrides]
+    return (
+        all(set(product.entries(axis)) <= set(spec.grid.entries(axis)) for axis in _KEYS)
+        and set(map(effective, product.calibration)) <= set(map(effective, spec.grid.calibration))
+        and all(why_nothing(match, [product], changes) is not None for match in spec.exclude)
     )
-
-
-def _requested(spec: SweepSpec) -> list[Requested]:
-    """Give the executions that overrides ask for."""
-    return [o.change.execution for o in spec.overrides if o.change.execution is not None]
 
 
 def _no_bits(named: NamedScheme, product: Product) -> str | None:
     scheme = named.scheme
-    if any(scheme.takes(bits) for bits in product.bits):
+    if product.bits_of(named):
         return None
     form = "wN (like w4)" if scheme.activations == "none" else "wNaM (like w8a8)"
-    listed = ", ".join(map(str, product.bits[:8]))
+    listed = ", ".join(map(str, product.bits[:8])) or "there are none"
     return f"scheme '{named.ref.label}' takes {form} and so none of the bits here: {listed}"
 
 
@@ -213,14 +301,14 @@ def _no_scheme(bits: Bits, product: Product) -> str | None:
 
 
 def _rule_misfits(spec: SweepSpec) -> Iterator[Misfit]:
-    requested = _requested(spec)
+    changes = [override.change for override in spec.overrides]
     rules: list[tuple[Location, Match, tuple[Product, ...]]] = [
         *((("exclude", i), match, (spec.grid,)) for i, match in enumerate(spec.exclude)),
         *((("overrides", i, "when"), o.when, spec.products) for i, o in enumerate(spec.overrides)),
     ]
     for at, match, products in rules:
         try:
-            for place, why in misfits(match, products, requested):
+            for place, why in misfits(match, products, changes):
                 yield (*at, *place), why
         except PlugInError as error:
             yield at, str(error)

@@ -1,34 +1,44 @@
 """Rules that match nothing: found axis by axis, never by walking the product."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from itertools import product as every
+from typing import Final
 
 from qb_cluster.catalog.plugins import nearest
+from qb_cluster.contracts import Bits, Calibration
 from qb_cluster.spec.document import Location
-from qb_cluster.spec.support import resolve
+from qb_cluster.spec.support import kind_of, not_installed, resolve, takes
 from qb_cluster.spec.sweep import (
-    AXES,
     SHOWN_EXECUTIONS,
     Axis,
+    Change,
     Match,
+    NamedScheme,
     Product,
-    Requested,
+    calibration_label,
+    effective,
     label_of,
     pattern_matches,
 )
 
-_LISTED = 8  # labels that an error message spells out
+_LISTED: Final = 8  # labels that an error message spells out
+_LISTED_AXES: Final[tuple[Axis, ...]] = (
+    "model", "dataset", "scheme", "bits", "backend", "device",
+)  # fmt: skip
+
+Fitting = tuple[NamedScheme, Bits, Calibration | None]
 
 
 def misfits(
-    match: Match, products: Sequence[Product], requested: Iterable[Requested]
+    match: Match, products: Sequence[Product], changes: Sequence[Change]
 ) -> Iterator[tuple[Location, str]]:
     """Tell why a rule can match no cell; nothing when it can.
 
     Args:
         match: the rule.
         products: where its cells may be.
-        requested: executions that overrides may ask for, besides those of the products.
+        changes: what overrides may make of them.
 
     Yields:
         Where in the rule, and what is wrong there.
@@ -36,54 +46,104 @@ def misfits(
     Raises:
         PlugInError: a backend cannot tell what it supports.
     """
-    unknown = list(_unknown_labels(match, products))
+    unknown = list(_unknown_labels(match, products, changes))
     if unknown:
         yield from unknown
-    elif (why := why_nothing(match, products, requested)) is not None:
+    elif (why := why_nothing(match, products, changes)) is not None:
         yield (), why
 
 
-def why_nothing(
-    match: Match, products: Sequence[Product], requested: Iterable[Requested]
-) -> str | None:
+def why_nothing(match: Match, products: Sequence[Product], changes: Sequence[Change]) -> str | None:
     """Tell why no cell has all that a match names at once; ``None`` when one has.
 
-    Models, datasets and devices go with anything. What has to fit is the scheme to the bits
-    and, where the match names an execution, to the backend.
+    Models, datasets and devices go with anything. What has to fit is the scheme to the bits and
+    the calibration and, where the match names an execution, to the backend.
     """
     why = "it matches nothing: no cell has all of these at once"
     for product in products:
-        chosen = {
-            axis: [e for e in product.entries(axis) if match.accepts(axis, label_of(e))]
-            for axis in AXES
-            if axis != "execution"
-        }
-        if not all(chosen.values()):
+        if not all(
+            any(match.accepts(axis, label) for label in product.labels(axis))
+            for axis in _LISTED_AXES
+        ):
             continue
-        pairs = [
-            (scheme, bits)
-            for scheme in product.scheme
-            if match.accepts("scheme", label_of(scheme))
-            for bits in product.bits
-            if match.accepts("bits", label_of(bits)) and scheme.scheme.takes(bits)
-        ]
-        if not pairs:
-            why = "it matches nothing: no scheme that it names takes bits that it names"
+        fitting = list(_fitting(match, product, changes))
+        if not fitting:
+            calibrated = " and is calibrated like that" if "calibration" in match.patterns else ""
+            why = (
+                f"it matches nothing: no scheme that it names takes bits that it names{calibrated}"
+            )
             continue
-        if "execution" not in match.patterns:
+        if "execution" not in match.patterns or _may_run(match, product, fitting, changes):
             return None
-        backends = [b for b in product.backend if match.accepts("backend", label_of(b))]
-        asked = dict.fromkeys((*product.execution, *requested))
-        for backend, (scheme, bits), execution in every(backends, pairs, asked):
-            if match.accepts("execution", resolve(backend, scheme, bits, execution).shown):
-                return None
         why = f"it matches nothing: no such cell is {' or '.join(match.patterns['execution'])}"
     return why
 
 
-def _unknown_labels(match: Match, products: Sequence[Product]) -> Iterator[tuple[Location, str]]:
+def _fitting(match: Match, product: Product, changes: Sequence[Change]) -> Iterator[Fitting]:
+    """Give the schemes, bits and calibrations that the match names and that go together."""
+    calibrated = [
+        calibration
+        for calibration in _calibrations(product, changes)
+        if match.accepts("calibration", label_of(calibration))
+    ]
+    uncalibrated = [None] if match.accepts("calibration", calibration_label(None)) else []
+    for scheme in product.scheme:
+        if match.accepts("scheme", label_of(scheme)):
+            calibrations = calibrated if scheme.is_calibrated else uncalibrated
+            for bits, calibration in every(product.bits_of(scheme), calibrations):
+                if match.accepts("bits", label_of(bits)):
+                    yield scheme, bits, calibration
+
+
+def _may_run(
+    match: Match, product: Product, fitting: Sequence[Fitting], changes: Sequence[Change]
+) -> bool:
+    """Tell whether some backend makes of some of these what the match names as execution."""
+    kinds = {kind_of(m) for m in product.model if match.accepts("model", label_of(m))}
+    overriding = (change.execution for change in changes if change.execution is not None)
+    asked = dict.fromkeys((*product.execution, *overriding))
+    for backend in product.backend:
+        if not match.accepts("backend", label_of(backend)):
+            continue
+        taken = [takes(backend, kind) for kind in kinds]
+        out = not_installed(backend) is not None or not all(taken)
+        if out and match.accepts("execution", "unsupported"):
+            return True
+        if not any(taken):
+            continue
+        # What is installed elsewhere may do more: a rule for that is right here too.
+        for (scheme, bits, calibration), execution in every(fitting, asked):
+            shown = resolve(backend, scheme, bits, calibration, execution).shown
+            if match.accepts("execution", shown):
+                return True
+    return False
+
+
+def _calibrations(product: Product, changes: Iterable[Change]) -> Iterator[Calibration]:
+    """Give every calibration that a product and any of the changes together can come to."""
+    names = [field.name for field in fields(Calibration)]
+    values = {
+        name: dict.fromkeys(getattr(given, name) for given in product.calibration) for name in names
+    }
+    for change in changes:
+        for name, value in change.calibration.items():
+            values[name][value] = None
+    seen = set()
+    for combination in every(*values.values()):
+        calibration = effective(Calibration(*combination))
+        if calibration not in seen:
+            seen.add(calibration)
+            yield calibration
+
+
+def _unknown_labels(
+    match: Match, products: Sequence[Product], changes: Sequence[Change]
+) -> Iterator[tuple[Location, str]]:
     for axis, patterns in match.patterns.items():
         labels = list(dict.fromkeys(label for p in products for label in p.labels(axis)))
+        if axis == "calibration" and any(change.calibration for change in changes):
+            brought = (c for p in products for c in _calibrations(p, changes))
+            labels = list(dict.fromkeys([*labels, *map(calibration_label, brought)]))
         for index, pattern in enumerate(patterns):
             if not any(pattern_matches(pattern, label) for label in labels):
                 yield (axis, index), f"no {axis} '{pattern}'{_known(axis, pattern, labels)}"

@@ -141,7 +141,7 @@ class NamedKeys(Keys):
     """A plug-in with options, or under a label of its own."""
 
     name: str
-    """A registered name, or an import path `package.module:callable`."""
+    """A registered name, an import path `package.module:callable`, or (models) a model file."""
     label: Annotated[str, AfterValidator(_printable), Field(max_length=LONGEST_LABEL)] | None = None
     """What tables and rules call it. Default: the name, with the options in brackets."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -205,15 +205,35 @@ BitsLabel = Annotated[str, BeforeValidator(_bits_as_text)]
 # Settings
 
 
-class CalibrationKeys(Keys):
-    """How static activation ranges are found."""
+Samples = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
+Percentile = Annotated[float, Field(ge=50, le=100)]
 
-    samples: int = Field(default=_CALIBRATION.samples, ge=1)
+
+class CalibrationKeys(Keys):
+    """How static activation ranges are found. Each key takes a value, or a list: an axis."""
+
+    samples: OneOrMore[Samples] = [_CALIBRATION.samples]
     """Calibration examples used at most."""
-    seed: int = Field(default=_CALIBRATION.seed, ge=0, le=_LARGEST_SEED)
+    seed: OneOrMore[Seed] = [_CALIBRATION.seed]
+    """Decides which of them."""
+    observer: OneOrMore[ObserverName] = [_CALIBRATION.observer]
+    """What is made of them: `minmax`, `moving_average`, `percentile`, `mse` or `entropy`."""
+    percentile: OneOrMore[Percentile] = [_CALIBRATION.percentile]
+    """For the observer `percentile`: the central share of all values that is kept, in percent."""
+
+
+class SetCalibrationKeys(Keys):
+    """How static activation ranges are found, for the cells of a rule."""
+
+    samples: Samples = _CALIBRATION.samples
+    """Calibration examples used at most."""
+    seed: Seed = _CALIBRATION.seed
     """Decides which of them."""
     observer: ObserverName = _CALIBRATION.observer
-    """`minmax`: the true minimum and maximum over all samples."""
+    """What is made of them."""
+    percentile: Percentile = _CALIBRATION.percentile
+    """For the observer `percentile`: the central share of all values that is kept, in percent."""
 
 
 class LatencyKeys(Keys):
@@ -247,6 +267,8 @@ class MeasureKeys(Keys):
         Discriminator(_form),
     ] = True
     """Whether latency is measured, or how."""
+    layers: bool = _MEASURE.layers
+    """Whether simulated cells measure the sensitivity of each layer too."""
 
 
 # Rules
@@ -263,6 +285,8 @@ class MatchKeys(Keys):
     device: OneOrMore[str] = Field(default_factory=list)
     execution: OneOrMore[str] = Field(default_factory=list)
     """What the plan shows: `native`, `simulated` or `unsupported`."""
+    calibration: OneOrMore[str] = Field(default_factory=list)
+    """What the plan shows, like `minmax`, `percentile[99.9]`, `mse[samples=32,seed=1]`."""
 
     @model_validator(mode="after")
     def _names_an_axis(self) -> Self:
@@ -281,6 +305,8 @@ class IncludeKeys(Keys):
     backend: OneOrMore[Named] = Field(default_factory=list)
     device: OneOrMore[DeviceName] = Field(default_factory=list)
     execution: OneOrMore[Requested] = Field(default_factory=list)
+    calibration: CalibrationKeys = Field(default_factory=CalibrationKeys)
+    """Of the included static cells; keys left out are taken from the sweep."""
 
     @model_validator(mode="after")
     def _names_an_axis(self) -> Self:
@@ -292,7 +318,7 @@ class IncludeKeys(Keys):
 class SetKeys(Keys):
     """Settings that replace the sweep's. What is left out stays as it is."""
 
-    calibration: CalibrationKeys = Field(default_factory=CalibrationKeys)
+    calibration: SetCalibrationKeys = Field(default_factory=SetCalibrationKeys)
     measure: MeasureKeys = Field(default_factory=MeasureKeys)
     execution: Requested = "auto"
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=_LONGEST_TIME)
@@ -321,13 +347,13 @@ class SweepKeys(Keys):
     sweep: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the sweep, and of its folder of results."""
     models: OneOrMore[ModelName]
-    """Models: registered names, import paths `package.module:callable`, or mappings."""
+    """Registered names, import paths `package.module:callable`, model files, or mappings."""
     datasets: OneOrMore[DatasetName]
     """Datasets: registered names, import paths, or mappings."""
     schemes: OneOrMore[SchemeName]
-    """Quantization schemes, like `weight_only`, `dynamic`, `static`."""
-    bits: OneOrMore[BitsText]
-    """Bit-widths: `w4` (weights alone) or `w4a8` (activations too)."""
+    """Quantization schemes, like `weight_only`, `dynamic`, `static`, `fp16`."""
+    bits: OneOrMore[BitsText] = []
+    """Bit-widths: `w4` (weights alone), `w4a8` (activations too). Float formats have their own."""
     backends: OneOrMore[BackendName]
     """Runtimes, like `pytorch`, `tflite`, `onnxruntime`."""
     devices: OneOrMore[DeviceName] = ["cpu"]
@@ -335,7 +361,7 @@ class SweepKeys(Keys):
     execution: OneOrMore[Requested] = ["auto"]
     """`auto` (native where it exists, else simulated), `native`, `simulated`, or several."""
     calibration: CalibrationKeys = Field(default_factory=CalibrationKeys)
-    """How static activation ranges are found."""
+    """How static activation ranges are found; lists are an axis of static cells."""
     measure: MeasureKeys = Field(default_factory=MeasureKeys)
     """What is measured, and on how much."""
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=_LONGEST_TIME)

@@ -1,9 +1,13 @@
 """What a backend makes of a cell: native, simulated, or unsupported and why."""
 
+import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.util import find_spec
 
-from qb_cluster.contracts import Bits, Execution, Quantization, Support
+from qb_cluster.catalog.model import ModelKind, file_kind
+from qb_cluster.catalog.plugins import is_model_file, registered
+from qb_cluster.contracts import Bits, Calibration, Execution, Quantization, Ref, Support
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.sweep import NamedBackend, NamedScheme, Requested
 
@@ -26,29 +30,67 @@ class Resolution:
         return self.execution or "unsupported"
 
 
+def kind_of(model: Ref) -> ModelKind | None:
+    """Give the kind of a model file; ``None`` for a callable: that shows when it is called."""
+    return file_kind(model.target) if is_model_file("model", model.target) else None
+
+
+def takes(backend: NamedBackend, kind: ModelKind | None) -> bool:
+    """Tell whether a backend takes models of a kind; as long as it is ``None``, it may."""
+    return kind is None or kind in backend.backend.takes
+
+
+def not_installed(backend: NamedBackend) -> str | None:
+    """Tell what a backend needs and this machine lacks; ``None`` when it can work here."""
+    for module in backend.backend.requires:
+        if not _is_installed(module.partition(".")[0]):
+            return f"module '{module}' is not installed{_remedy(backend)}"
+    return None
+
+
 @lru_cache(maxsize=2**14)
 def resolve(
-    backend: NamedBackend, scheme: NamedScheme, bits: Bits, requested: Requested
+    backend: NamedBackend,
+    scheme: NamedScheme,
+    bits: Bits,
+    calibration: Calibration | None,
+    requested: Requested,
 ) -> Resolution:
     """Ask a backend's support table. ``auto`` is native where supported, else simulated.
+
+    Args:
+        backend: whom to ask.
+        scheme: what for.
+        bits: those that the scheme takes.
+        calibration: given exactly for static schemes.
+        requested: how it should run.
 
     Raises:
         PlugInError: the backend's ``support`` raised, or gave no ``Support``.
     """
+
+    def ask(execution: Execution) -> Support:
+        return ask_support(backend, Quantization(scheme.scheme, bits, execution, calibration))
+
     if requested != "auto":
-        support = _ask(backend, Quantization(scheme.scheme, bits, requested))
-        return Resolution(requested if support.supported else None, _reason(support))
-    native = _ask(backend, Quantization(scheme.scheme, bits, "native"))
+        support = ask(requested)
+        return Resolution(requested if support.supported else None, support.reason)
+    native = ask("native")
     if native.supported:
-        return Resolution("native", _reason(native))
-    simulated = _ask(backend, Quantization(scheme.scheme, bits, "simulated"))
+        return Resolution("native", native.reason)
+    simulated = ask("simulated")
     if simulated.supported:
         caveat = f"; {simulated.reason}" if simulated.reason else ""
-        return Resolution("simulated", f"not native: {_reason(native)}{caveat}")
-    return Resolution(None, f"native: {_reason(native)}; simulated: {_reason(simulated)}")
+        return Resolution("simulated", f"not native: {native.reason}{caveat}")
+    return Resolution(None, f"native: {native.reason}; simulated: {simulated.reason}")
 
 
-def _ask(backend: NamedBackend, quantization: Quantization) -> Support:
+def ask_support(backend: NamedBackend, quantization: Quantization) -> Support:
+    """Ask a backend whether it supports something; whatever it does not support has a reason.
+
+    Raises:
+        PlugInError: the backend's ``support`` raised, or gave no ``Support``.
+    """
     name = backend.ref.label
     try:
         support = backend.backend.support(quantization)
@@ -62,10 +104,21 @@ def _ask(backend: NamedBackend, quantization: Quantization) -> Support:
             f"backend '{name}': support() gave {type(support).__name__}; "
             "return qb_cluster.contracts.Support"
         )
+    if not support.supported and not support.reason:
+        return Support(
+            supported=False, reason="the backend does not support it and does not say why"
+        )
     return support
 
 
-def _reason(support: Support) -> str:
-    if support.supported:
-        return support.reason
-    return support.reason or "the backend does not support it and does not say why"
+@cache
+def _is_installed(module: str) -> bool:
+    return module in sys.modules or find_spec(module) is not None
+
+
+def _remedy(backend: NamedBackend) -> str:
+    """Name the extra that brings what a registered backend needs."""
+    entry_point = registered("backend").get(backend.ref.target)
+    if entry_point is None or entry_point.dist is None:
+        return ""
+    return f"; pip install '{entry_point.dist.name}[{backend.backend.name}]'"

@@ -11,10 +11,17 @@ from qb_cluster.contracts import Backend, Bits, Calibration, Device, Latency, Me
 Requested = Literal["auto", "native", "simulated"]
 """``auto`` is native where the backend can, else simulated."""
 
-Axis = Literal["model", "dataset", "scheme", "bits", "backend", "device", "execution"]
+Axis = Literal[
+    "model", "dataset", "scheme", "bits", "backend", "device", "execution", "calibration"
+]
 AXES: Final[tuple[Axis, ...]] = get_args(Axis)
 SHOWN_EXECUTIONS: Final = ("native", "simulated", "unsupported")
 """What rules match on the axis ``execution``: what the plan shows, not what was asked for."""
+UNCALIBRATED: Final = "none"
+"""What rules match on the axis ``calibration`` for cells whose scheme needs none."""
+
+
+_USUAL: Final = Calibration()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,6 +30,11 @@ class NamedScheme:
 
     ref: Ref
     scheme: Scheme
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its cells have a calibration."""
+        return self.scheme.activations == "static"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,7 +45,7 @@ class NamedBackend:
     backend: Backend
 
 
-Entry = Ref | NamedScheme | NamedBackend | Bits | Device | Requested
+Entry = Ref | NamedScheme | NamedBackend | Bits | Device | Requested | Calibration
 
 
 def label_of(entry: Entry) -> str:
@@ -45,13 +57,48 @@ def label_of(entry: Entry) -> str:
             return ref.label
         case Device():
             return entry.label
+        case Calibration():
+            return calibration_label(entry)
         case _:
             return str(entry)
 
 
+def calibration_label(calibration: Calibration | None) -> str:
+    """Give what rules and tables call a calibration.
+
+    The observer, with its percentile where it has one, and whatever is not the default:
+    ``minmax``, ``percentile[99.9]``, ``mse[samples=32,seed=1]``. ``none`` where there is none.
+    """
+    if calibration is None:
+        return UNCALIBRATED
+    details = [
+        f"{name}={value}"
+        for name, value, usual in (
+            ("samples", calibration.samples, _USUAL.samples),
+            ("seed", calibration.seed, _USUAL.seed),
+        )
+        if value != usual
+    ]
+    if calibration.observer == "percentile":
+        details.insert(0, repr(calibration.percentile).removesuffix(".0"))
+    return calibration.observer + (f"[{','.join(details)}]" if details else "")
+
+
+def effective(calibration: Calibration) -> Calibration:
+    """Forget the percentile of an observer that has no use for it."""
+    if calibration.observer == "percentile":
+        return calibration
+    return replace(calibration, percentile=_USUAL.percentile)
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
-    """Every combination of its axes in which the scheme takes the bits."""
+    """Every combination of its axes that fits together, see ``bits_of`` and ``calibrations_of``.
+
+    Attributes:
+        bits: for schemes that take any; may be empty where all schemes have bits of their own.
+        calibration: for static schemes; a percentile counts for the observer of that name only.
+    """
 
     model: tuple[Ref, ...]
     dataset: tuple[Ref, ...]
@@ -60,6 +107,18 @@ class Product:
     backend: tuple[NamedBackend, ...]
     device: tuple[Device, ...]
     execution: tuple[Requested, ...]
+    calibration: tuple[Calibration, ...]
+
+    def bits_of(self, named: NamedScheme) -> tuple[Bits, ...]:
+        """Give the bits that a scheme is combined with: its own, or those listed that it takes."""
+        scheme = named.scheme
+        if scheme.fixed_bits is not None:
+            return (scheme.fixed_bits,)
+        return tuple(bits for bits in self.bits if scheme.takes(bits))
+
+    def calibrations_of(self, named: NamedScheme) -> tuple[Calibration | None, ...]:
+        """Give the calibrations that a scheme is combined with: none, unless it is static."""
+        return self.calibration if named.is_calibrated else (None,)
 
     def entries(self, axis: Axis) -> tuple[Entry, ...]:
         """Give the entries of an axis by its name."""
@@ -68,9 +127,17 @@ class Product:
 
     def labels(self, axis: Axis) -> tuple[str, ...]:
         """Give what rules can match on an axis."""
-        if axis == "execution":
-            return SHOWN_EXECUTIONS
-        return tuple(label_of(entry) for entry in self.entries(axis))
+        match axis:
+            case "execution":
+                return SHOWN_EXECUTIONS
+            case "bits":
+                fixed = [s.scheme.fixed_bits for s in self.scheme if s.scheme.fixed_bits]
+                return tuple(dict.fromkeys(map(str, [*self.bits, *fixed])))
+            case "calibration":
+                each = dict.fromkeys(c for s in self.scheme for c in self.calibrations_of(s))
+                return tuple(dict.fromkeys(map(calibration_label, each)))
+            case _:
+                return tuple(label_of(entry) for entry in self.entries(axis))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +164,14 @@ def pattern_matches(pattern: str, label: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What overrides can change."""
+    """What overrides can change.
+
+    Attributes:
+        calibration: ``None`` where the scheme needs none.
+    """
 
     execution: Requested
-    calibration: Calibration
+    calibration: Calibration | None
     measure: Measure
     timeout_s: float
 
@@ -129,9 +200,10 @@ class Change:
             latency = latency or Latency()
         elif self.latency is not None:
             latency = replace(latency or Latency(), **self.latency)
+        calibration = settings.calibration
         return Settings(
             execution=self.execution or settings.execution,
-            calibration=replace(settings.calibration, **self.calibration),
+            calibration=calibration and replace(calibration, **self.calibration),
             measure=replace(settings.measure, **self.measure, latency=latency),
             timeout_s=settings.timeout_s if self.timeout_s is None else self.timeout_s,
         )
@@ -166,7 +238,6 @@ class SweepSpec:
     includes: tuple[Product, ...]
     exclude: tuple[Match, ...]
     overrides: tuple[Override, ...]
-    calibration: Calibration
     measure: Measure
     timeout_s: float
     max_cells: int | None

@@ -1,8 +1,5 @@
 """The dataset ``digits`` and the two models trained on it."""
 
-import threading
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +7,6 @@ import torch
 from qb_cluster.catalog.dataset import as_dataset
 from qb_cluster.catalog.digits import digits, training_split
 from qb_pytorch import digits as models
-from qb_pytorch import model_cache
 
 pytestmark = pytest.mark.frameworks
 
@@ -134,28 +130,6 @@ def test_a_damaged_file_is_trained_again(cache, trainings, damage):
     assert len(torch.load(path, weights_only=True)) == len(before)
 
 
-def test_a_model_wanted_by_many_at_once_is_trained_once(cache):
-    calls = []
-
-    def train():
-        calls.append(1)
-        time.sleep(0.2)
-        return {"weight": torch.ones(3)}
-
-    got = []
-    workers = [
-        threading.Thread(target=lambda: got.append(model_cache.trained((b"data",), train)))
-        for _ in range(5)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert len(calls) == 1
-    assert len(got) == 5
-    assert len(list(cache.glob("*.pt"))) == 1
-
-
 def test_training_leaves_threads_and_random_numbers_alone(cache, monkeypatch):
     threads = torch.get_num_threads()
     try:
@@ -170,12 +144,3 @@ def test_training_leaves_threads_and_random_numbers_alone(cache, monkeypatch):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(weight, states[1][name]) for name, weight in states[0].items())
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("QB_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert model_cache.folder() == tmp_path / "qb-cluster"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert model_cache.folder() == tmp_path / ".cache" / "qb-cluster"

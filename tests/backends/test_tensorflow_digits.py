@@ -1,15 +1,13 @@
 """The Keras models trained on ``digits``, and the cache that keeps them."""
 
 import json
-import threading
-import time
 
 import numpy as np
 import pytest
 
 from qb_cluster.errors import PlugInError
 from qb_tensorflow import digits as models
-from qb_tensorflow import keras_file, model_cache
+from qb_tensorflow import keras_file
 from qb_tensorflow.framework import tensorflow
 
 pytestmark = pytest.mark.frameworks
@@ -70,44 +68,11 @@ def test_other_options_are_other_models(cache, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "garbage"])
-def test_a_damaged_file_is_trained_again(cache, damage):
-    model_cache.trained((b"data",), archive)
+def test_a_damaged_file_is_trained_again(cache, monkeypatch, damage):
+    monkeypatch.setattr(models, "_train", lambda _: archive())
+    models.digits_keras_mlp()
     (path,) = cache.glob("*.keras")
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:500], "empty": b"", "garbage": b"garbage" * 100}[damage])
-    model = model_cache.trained((b"data",), lambda: archive(2.0))
-    assert model.get_weights()[0].tolist() == [[2], [2]]
-    assert model_cache.trained((b"data",), never_called).get_weights()[0].tolist() == [[2], [2]]
-
-
-def never_called():
-    raise AssertionError("it was trained again")
-
-
-def test_a_model_wanted_by_many_at_once_is_trained_once(cache):
-    tensorflow()  # its import is not this test's
-    calls, got = [], []
-
-    def train():
-        calls.append(1)
-        time.sleep(0.2)
-        return archive()
-
-    workers = [
-        threading.Thread(target=lambda: got.append(model_cache.trained((b"data",), train)))
-        for _ in range(4)
-    ]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    assert (len(calls), len(got)) == (1, 4)
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.delenv("QB_CACHE", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert model_cache.folder() == tmp_path / "qb-cluster"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert model_cache.folder() == tmp_path / ".cache" / "qb-cluster"
+    monkeypatch.setattr(models, "_train", lambda _: archive(2.0))
+    assert models.digits_keras_mlp().get_weights()[0].tolist() == [[2], [2]]

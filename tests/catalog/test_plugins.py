@@ -70,3 +70,38 @@ def test_checking_a_name_does_not_import_the_users_code():
 def test_what_cannot_be_made_says_why(target, message):
     with pytest.raises(PlugInError, match=message):
         plugins.make("model", Ref("m", target))
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "net.onnx").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "nets" / "net.onnx"
+
+
+def test_a_model_file_is_made_into_its_absolute_path(model_file):
+    assert plugins.make("model", Ref("m", "nets/net.onnx")) == model_file
+    assert plugins.make("model", Ref("m", str(model_file))) == model_file
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nets/gone.onnx", "there is no model file 'nets/gone.onnx' in the folder where qb runs"),
+        ("gone.tflite", "there is no model file 'gone.tflite'"),
+        ("./notes.txt", "a model file is .onnx, .tflite, .keras, .pt2, or a SavedModel folder"),
+        ("./nets", "'./nets' is a folder without saved_model.pb"),
+        ("./" + "x" * 5_000, "cannot be looked up"),
+    ],
+)
+def test_what_is_no_model_file_is_told_why(model_file, target, message):
+    for refused in (lambda: plugins.check("model", target), lambda: plugins.find("model", target)):
+        with pytest.raises(PlugInError, match=message):
+            refused()
+
+
+def test_only_models_are_files(model_file):
+    with pytest.raises(PlugInError, match=r"unknown dataset 'nets/net\.onnx'"):
+        plugins.check("dataset", "nets/net.onnx")

@@ -247,6 +247,128 @@ def test_a_backend_that_cannot_say_what_it_supports_is_named(load, spec_text):
         list(expand(spec))
 
 
+# Float formats
+
+
+def test_a_float_format_has_its_own_bits_whatever_the_sweep_lists(cells_of, spec_text):
+    text = spec_text.replace("stub_plugins:small, ", "").replace(
+        "[weight_only, static]", "[fp16, weight_only, static, bf16, fp8]"
+    )
+    cells = [shown(cell) for cell in cells_of(text.replace("Half", "Anything"))]
+    assert [c for c in cells if c.startswith(("fp", "bf"))] == [
+        "fp16 w16a16 native",
+        "bf16 w16a16 native",
+        "fp8 w8 native",
+    ]
+    assert len(cells) == 1 + 3 + 3 + 1
+    assert "fp16 w16a16 native" not in [
+        shown(cell) for cell in cells_of(text + "exclude: {bits: w16a16}\n")
+    ]
+
+
+def test_a_sweep_of_float_formats_needs_no_bits(cells_of, spec_text):
+    text = spec_text.replace("bits: [w8, w4, w2, w8a8]\n", "")
+    cells = cells_of(text.replace("[weight_only, static]", "[fp16, fp8]"))
+    assert {str(cell.bits) for cell in cells if not cell.is_baseline} == {"w16a16", "w8"}
+
+
+# Model files
+
+
+@pytest.fixture
+def onnx_file(tmp_path, monkeypatch):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets" / "net.onnx").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("onnx_file")
+def test_a_backend_that_does_not_take_a_model_file_says_so(cells_of, spec_text):
+    text = spec_text.replace("stub_plugins:small", "nets/net.onnx")
+    cells = cells_of(text.replace("[stub_plugins:Half]", "[stub_plugins:Half, stub_plugins:Onnx]"))
+    of_file = {c.backend.label: c for c in cells if c.model.label == "nets/net.onnx"}
+    assert of_file["stub_plugins:Half"].execution is None
+    assert of_file["stub_plugins:Half"].reason == (
+        "stub_plugins:Half takes object; nets/net.onnx is onnx"
+    )
+    assert of_file["stub_plugins:Onnx"].execution == "native"
+    assert {c.execution for c in cells if c.model.label == "stub_plugins:large"} > {"native"}
+    assert not any(
+        c.is_baseline and c.backend.label == "stub_plugins:Half" and "onnx" in c.model.label
+        for c in cells
+    )
+
+
+# Simulators
+
+
+def simulators(cells):
+    """The labels of simulators, by backend and bits."""
+    return {
+        f"{cell.backend.label.partition(':')[2]} {cell.bits}": cell.simulator
+        and cell.simulator.label
+        for cell in cells
+        if cell.model.label == "stub_plugins:small" and not cell.is_baseline
+    }
+
+
+def test_a_native_cell_is_simulated_by_its_own_backend_if_that_can(cells_of, spec_text):
+    found = simulators(cells_of(spec_text.replace("Half", "Anything, stub_plugins:Half")))
+    assert found["Half w8"] == "stub_plugins:Half"
+    assert found["Anything w8"] == "stub_plugins:Anything"
+    assert found["Half w4"] is None  # it is simulated itself
+    assert found["Half w2"] is None  # it is unsupported
+
+
+def test_a_native_cell_is_else_simulated_by_the_first_backend_of_the_sweep_that_can(
+    cells_of, spec_text
+):
+    found = simulators(
+        cells_of(
+            spec_text.replace(
+                "Half",
+                "Kernels, stub_plugins:Uninstalled, stub_plugins:Half, stub_plugins:Anything",
+            )
+        )
+    )
+    assert found["Kernels w8"] == "stub_plugins:Half"
+    assert found["Kernels w2"] == "stub_plugins:Anything"
+
+
+def test_a_backend_that_takes_no_such_models_is_no_simulator(cells_of, spec_text):
+    found = simulators(
+        cells_of(spec_text.replace("Half", "Kernels, stub_plugins:Onnx, stub_plugins:Torch"))
+    )
+    assert found["Kernels w8"] == "stub_plugins:Torch"
+    assert found["Onnx w8"] is None
+
+
+def test_a_native_cell_is_else_simulated_by_pytorch_if_it_is_installed(
+    cells_of, spec_text, monkeypatch
+):
+    text = spec_text.replace("Half", "Kernels")
+    cells = cells_of(text)
+    assert set(simulators(cells).values()) == {"pytorch"}
+    assert all(cell.simulator is None for cell in cells if cell.is_baseline)
+
+    from qb_pytorch import PyTorchBackend
+
+    monkeypatch.setattr(PyTorchBackend, "requires", ("module_that_nobody_has",))
+    without = cells_of(text)
+    assert set(simulators(without).values()) == {None}
+    assert [c.cell_id for c in cells] == [c.cell_id for c in without]
+
+
+@pytest.mark.usefixtures("onnx_file")
+def test_a_backend_that_does_not_take_a_model_file_does_not_simulate_it(cells_of, spec_text):
+    cells = cells_of(
+        spec_text.replace("stub_plugins:small", "nets/net.onnx").replace("Half", "Onnx")
+    )
+    native = [c for c in cells if c.model.label == "nets/net.onnx" and not c.is_baseline]
+    assert {c.execution for c in native} == {"native"}
+    assert {c.simulator for c in native} == {None}
+
+
 # Size
 
 

@@ -1,13 +1,16 @@
 """Laws that hold for any sweep, checked against a plain product of the axes."""
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import product
+from typing import get_args
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qb_cluster.contracts import Calibration, ObserverName
 from qb_cluster.plan import expected_size
-from qb_cluster.spec import label_of
+from qb_cluster.spec import calibration_label, label_of
 
 AXES = {
     "model": ["json:m1", "json:m2", "json:m3"],
@@ -193,3 +196,44 @@ def test_the_last_override_that_matches_wins(cells_of, sweep, data):
         assert cell.measure.batch_size == (expected or [64])[-1]
         if cell.execution is not None:
             assert sizes[cell.baseline_cell_id] == cell.measure.batch_size
+
+
+@given(
+    observers=subset(get_args(ObserverName)),
+    percentiles=subset([99.0, 99.9, 99.99]),
+    samples=subset([8, 128]),
+    seeds=subset([0, 1, 2]),
+    schemes=subset(["weight_only", "static", "dynamic", "fp16", "fp8"]),
+    dropped=st.sampled_from(["nothing", "mse*", "*seed=1]", "none"]),
+)
+@LAW
+def test_static_cells_are_multiplied_by_what_calibrates_differently_and_others_are_not(
+    load, cells_of, observers, percentiles, samples, seeds, schemes, dropped
+):
+    bits = ["w8"] * ("weight_only" in schemes) + ["w4a8"] * bool({"static", "dynamic"} & {*schemes})
+    text = (
+        f"sweep: t\nmodels: ['json:m']\ndatasets: ['json:d']\nschemes: {schemes}\n"
+        + f"bits: {bits}\n" * bool(bits)
+        + f"backends: ['stub_plugins:Anything']\ncalibration: {{observer: {observers}, "
+        f"samples: {samples}, seed: {seeds}"
+        + f", percentile: {percentiles}" * ("percentile" in observers)
+        + "}\n"
+    )
+    calibrations = {
+        Calibration(s, seed, o, p if o == "percentile" else 99.99)
+        for o, s, seed, p in product(observers, samples, seeds, percentiles)
+    }
+    own = {"weight_only": "w8", "static": "w4a8", "dynamic": "w4a8", "fp16": "w16a16", "fp8": "w8"}
+    expected = [
+        (scheme, own[scheme], calibration_label(calibration))
+        for scheme in schemes
+        for calibration in (calibrations if scheme == "static" else [None])
+    ]
+    if any(fnmatchcase(label, dropped) for _, _, label in expected):
+        text += f"exclude: {{calibration: '{dropped}'}}\n"
+        expected = [one for one in expected if not fnmatchcase(one[2], dropped)]
+    cells = quantized(cells_of(text))
+    found = [(c.scheme.label, str(c.bits), calibration_label(c.calibration)) for c in cells]
+    assert sorted(found) == sorted(expected)
+    assert expected_size(load(text)) == len(cells) + bool(cells)
+    assert len({c.cell_id for c in cells}) == len(cells)

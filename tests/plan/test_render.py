@@ -27,12 +27,13 @@ backends: [stub_plugins:Half, stub_plugins:Anything]
 def test_a_plan_is_a_table_with_reasons_and_a_summary(load, spec_text):
     heading, *rows, summary = plan_lines(expand(load(spec_text)))
     assert heading.split() == [
-        "cell_id", "model", "dataset", "backend", "device", "scheme", "bits", "execution", "why",
+        "cell_id", "model", "dataset", "backend", "device", "scheme", "bits", "calibration",
+        "execution", "why",
     ]  # fmt: skip
     assert len(rows) == 10
     assert rows[0].split()[1:] == [
         "stub_plugins:small", "stub_plugins:data", "stub_plugins:Half", "cpu", "float", "f32",
-        "native",
+        "none", "native",
     ]  # fmt: skip
     why = heading.index("why")
     assert rows[2][why:] == "not native: its kernels are 8-bit"
@@ -54,7 +55,11 @@ def test_every_json_line_is_one_cell_under_the_names_of_the_results(load, spec_t
     assert simulated["latency"] is None
     assert simulated["reason"] == "not native: its kernels are 8-bit"
     assert records[3]["execution"] is None
-    assert records[4]["calibration"] == {"samples": 128, "seed": 0, "observer": "minmax"}
+    assert records[4]["calibration"] == {
+        "samples": 128, "seed": 0, "observer": "minmax", "percentile": 99.99,
+    }  # fmt: skip
+    assert records[4]["simulator"] == "stub_plugins:Half"
+    assert (simulated["simulator"], simulated["layers"]) == (None, False)
     assert records[4]["latency"]["min_runs"] == 50
 
 

@@ -1,6 +1,8 @@
 """Overrides, and which float baseline a cell is compared with."""
 
 from qb_cluster.contracts import Latency
+from qb_cluster.plan import expected_size
+from qb_cluster.spec import calibration_label
 
 
 def by_bits(cells, model="stub_plugins:small"):
@@ -72,6 +74,90 @@ def test_calibration_overrides_reach_static_cells(cells_of, spec_text):
     )
     assert cells["w8a8"].calibration.seed == 3
     assert cells["w8"].calibration is None
+
+
+CALIBRATED = (
+    "calibration: {observer: [minmax, percentile, mse], percentile: [99, 99.9], seed: [0, 1]}\n"
+)
+LABELS = [
+    "minmax",
+    "minmax[seed=1]",
+    "percentile[99]",
+    "percentile[99,seed=1]",
+    "percentile[99.9]",
+    "percentile[99.9,seed=1]",
+    "mse",
+    "mse[seed=1]",
+]
+
+
+def calibrations(cells):
+    return [
+        calibration_label(c.calibration)
+        for c in cells
+        if c.model.label == "stub_plugins:small" and str(c.bits) == "w8a8"
+    ]
+
+
+def test_lists_of_calibration_settings_are_an_axis_of_static_cells_alone(load, cells_of, spec_text):
+    text = spec_text + CALIBRATED
+    cells = cells_of(text)
+    assert calibrations(cells) == LABELS
+    assert len(by_bits(cells)) == 5  # one of each other cell
+    assert len(cells) == len({c.cell_id for c in cells}) == 2 * (4 + len(LABELS))
+    assert expected_size(load(text)) == len(cells)
+
+
+def test_an_observer_without_a_percentile_does_not_know_the_sweeps(cells_of, spec_text):
+    alone = {c.cell_id for c in cells_of(spec_text)}
+    assert alone <= {c.cell_id for c in cells_of(spec_text + CALIBRATED)}
+
+
+def test_rules_match_calibrations_as_the_plan_shows_them(cells_of, spec_text):
+    text = spec_text + CALIBRATED
+    assert calibrations(cells_of(text + "exclude: {calibration: '*seed=1]'}\n")) == LABELS[::2]
+    assert calibrations(cells_of(text + "exclude: {calibration: 'percentile*'}\n")) == [
+        label for label in LABELS if "percentile" not in label
+    ]
+    cells = cells_of(text + "exclude: {calibration: none}\n")
+    assert {str(c.bits) for c in cells if not c.is_baseline} == {"w8a8"}
+
+
+def test_an_override_that_makes_calibrations_alike_leaves_one_cell(cells_of, spec_text):
+    change = override("calibration: 'm*'", "calibration: {observer: percentile, seed: 1}")
+    cells = cells_of(spec_text + CALIBRATED + "overrides:\n" + change)
+    assert calibrations(cells) == [
+        "percentile[99,seed=1]",
+        "percentile[99.9,seed=1]",
+        "percentile[99]",
+        "percentile[99.9]",
+    ]
+    assert len({c.cell_id for c in cells}) == len(cells)
+
+
+def test_the_baseline_is_one_for_all_calibrations(cells_of, spec_text):
+    change = override("calibration: mse", "timeout_s: 9, measure: {latency: false}")
+    cells = cells_of(spec_text + CALIBRATED + "overrides:\n" + change)
+    assert len(baselines(cells)) == 2
+    assert all(c.timeout_s == 600 and c.is_timed for c in baselines(cells))
+
+
+def test_layers_are_measured_in_simulated_cells_alone(cells_of, spec_text):
+    cells = cells_of(spec_text + "measure: {layers: true}\n")
+    for cell in cells:
+        assert cell.measure.layers == (cell.execution == "simulated")
+    before = {c.cell_id for c in cells_of(spec_text) if c.execution != "simulated"}
+    assert before == {c.cell_id for c in cells if c.execution != "simulated"}
+
+
+def test_an_override_may_ask_for_layers(cells_of, spec_text):
+    cells = cells_of(
+        spec_text
+        + "execution: simulated\noverrides:\n"
+        + override("bits: w4", "measure: {layers: true}")
+    )
+    assert {str(c.bits) for c in cells if c.measure.layers} == {"w4"}
+    assert len(baselines(cells)) == 2
 
 
 def test_included_cells_come_once_after_the_grid_of_their_group(cells_of, spec_text):

@@ -9,14 +9,20 @@ from hypothesis import strategies as st
 
 from qb_cluster.errors import SpecError
 from qb_cluster.spec.document import parse
-from qb_cluster.spec.schema import SweepKeys
+from qb_cluster.spec.schema import CalibrationKeys, SweepKeys
 from qb_cluster.spec.sweep import SweepSpec
 
 PLACED = re.compile(r".*sweep\.yaml:[1-9]\d*:[1-9]\d*: \S")
 NAMES = st.sampled_from(
-    [*SweepKeys.model_fields, "model", "bits", "name", "options", "when", "set", "label", "x"]
+    [
+        *SweepKeys.model_fields,
+        *CalibrationKeys.model_fields,
+        *("model", "scheme", "name", "options", "when", "set", "label", "layers", "x"),
+    ]
 )
-TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=8)
+TEXT = st.text(
+    st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=8
+)
 LEAVES = st.one_of(
     st.none(),
     st.booleans(),
@@ -24,6 +30,7 @@ LEAVES = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     TEXT,
     st.sampled_from(["w8", "w4a8", "cpu", "auto", "digits", "weight_only", "stub_plugins:Half"]),
+    st.sampled_from(["static", "fp16", "minmax", "percentile", "x.onnx", "./x.pt2"]),
 )
 VALUES = st.recursive(
     LEAVES,

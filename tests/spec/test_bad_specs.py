@@ -65,7 +65,7 @@ def test_all_mistakes_come_at_once_in_file_order(refusal, spec_text):
     text = (
         spec_text.replace("stub_plugins:small", "nowhere:small").replace("w4", "w1")
         + "timeout_s: -1\nmeasure: {metric: acuracy, batch_size: many, latency: {min_run: 3}}\n"
-        "calibration: {observer: mse, seed: -1}\ndevices: gpu\nexecution: nativ\n"
+        "calibration: {observer: msq, seed: -1}\ndevices: gpu\nexecution: nativ\n"
     )
     lines = refusal(text)
     assert [line.partition(": ")[0] for line in lines] == [
@@ -204,6 +204,107 @@ def test_a_scheme_that_takes_none_of_the_bits_is_told_the_form(refusal, spec_tex
     assert refusal(spec_text.replace("[w8, w4, w2, w8a8]", "[w8, w4]")) == [
         "4:24: scheme 'static' takes wNaM (like w8a8) and so none of the bits here: w8, w4"
     ]
+
+
+def test_bits_may_only_be_left_out_where_every_scheme_has_its_own(refusal, load, spec_text):
+    without = spec_text.replace("bits: [w8, w4, w2, w8a8]\n", "")
+    assert refusal(without) == ["1:1: 'bits' is missing"]
+    assert refusal(without.replace("[weight_only, static]", "[fp16, static]")) == [
+        "1:1: 'bits' is missing"
+    ]
+    assert load(without.replace("[weight_only, static]", "[fp16, bf16]")).grid.bits == ()
+
+
+def test_bits_that_only_a_float_format_could_take_are_refused_unless_it_is_its_own(
+    refusal, load, spec_text
+):
+    formats = spec_text.replace("[weight_only, static]", "[fp16, fp8]")
+    (line,) = refusal(formats.replace("[w8, w4, w2, w8a8]", "[w8, w4, w16a16]"))
+    assert line.startswith("5:12: no scheme here takes w4")
+    assert load(formats.replace("[w8, w4, w2, w8a8]", "[w8, w16a16]"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{group_size: 32}", "group_size is given with granularity per_group, and only with it"),
+        ("{granularity: per_group}", "group_size is given with granularity per_group, and only"),
+        ("{granularity: per_group, group_size: 1}", "group_size is 2 or more, not 1"),
+        ("{granularity: per_chanel}", "'granularity' should be 'per_tensor', 'per_channel' or"),
+        ("{granularity: per_group, group_size: 2.5}", "'group_size' should be a valid integer, no"),
+        ("{symmetric: 'no'}", "'symmetric' should be a valid boolean, not 'no'"),
+        ("{weight_range: entropy}", "'weight_range' should be 'minmax' or 'mse', not 'entropy'"),
+        ("{layers: {'head.*': w8a8}}", "layers 'head.*': weight_only does not take w8a8"),
+        ("{layers: {'head.*': int8}}", "'int8' is no bit-width; write wN (w4) or wNaM (w4a8)"),
+        ("{layers: {'head.*': w17}}", "weights take 2–16 bits, not 17"),
+        ("{granulariti: per_tensor}", "unexpected keyword argument 'granulariti'"),
+    ],
+)
+def test_options_that_no_scheme_has_or_that_contradict_each_other_are_told_where(
+    refusal, spec_text, options, message
+):
+    entry = f"{{name: weight_only, label: w, options: {options}}}"
+    (line,) = refusal(spec_text.replace("[weight_only, static]", f"[static, {entry}]"))
+    assert line.startswith("4:19: scheme 'w'")
+    assert message in line
+
+
+def test_a_format_that_does_not_exist_is_told_which_do(refusal, spec_text):
+    entry = "{name: fp8, options: {format: e3m4}}"
+    (line,) = refusal(spec_text.replace("weight_only", f"weight_only, {entry}"))
+    assert line.endswith("raised ValueError: fp8 comes as e4m3 or e5m2, not 'e3m4'")
+
+
+INCLUDED = f"{{calibration: {{samples: {list(range(1, 41))}}}}}"
+
+
+@pytest.mark.parametrize(
+    ("addition", "message"),
+    [
+        ("calibration: {samples: [8, 0]}", "7:28: 'samples' should be greater than or equal to 1"),
+        ("calibration: {seed: []}", "7:21: 'seed' is empty; list at least one"),
+        ("calibration: {seed: [1, 2, 1]}", "7:28: '1' is listed twice"),
+        ("calibration: {observer: [mse, mse]}", "7:31: 'mse' is listed twice"),
+        ("calibration: {observer: percentile, percentile: 101}", "7:49: 'percentile' should be le"),
+        ("calibration: {observer: percentile, percentile: 49}", "7:49: 'percentile' should be gre"),
+        (
+            "calibration: {percentile: [99, 99.9]}",
+            "7:27: no observer here has a percentile; add observer: percentile",
+        ),
+        (
+            "overrides: {when: {bits: w8a8}, set: {calibration: {percentile: 99}}}",
+            "7:65: no observer here has a percentile; add observer: percentile",
+        ),
+        (
+            "include: {calibration: {percentile: 99}}",
+            "7:37: no observer here has a percentile; add observer: percentile",
+        ),
+        (
+            "overrides: {when: {bits: w8a8}, set: {calibration: {seed: [1, 2]}}}",
+            "7:59: 'seed' should be a valid integer, not [1, 2]",
+        ),
+        (
+            f"calibration: {{samples: {list(range(1, 41))}, seed: {list(range(40))}}}",
+            "7:14: these lists make 1,600 calibrations; 1,000 are the most",
+        ),
+        (
+            f"calibration: {{seed: {list(range(40))}}}\ninclude: {INCLUDED}",
+            "8:24: these lists make 1,600 calibrations; 1,000 are the most",
+        ),
+        ("include: {scheme: weight_only, calibration: {seed: 1}}", "7:45: no scheme here is calib"),
+        ("include: {calibration: {seed: 0}}", "7:10: it adds nothing: the sweep has all"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_told_why(refusal, spec_text, addition, message):
+    (line,) = refusal(f"{spec_text}{addition}\n")
+    assert line.startswith(message)
+
+
+def test_a_percentile_that_only_an_override_uses_is_used(load, spec_text):
+    load(
+        f"{spec_text}calibration: {{percentile: 99}}\n"
+        "overrides: {when: {bits: w8a8}, set: {calibration: {observer: percentile}}}\n"
+    )
 
 
 def test_bits_that_no_scheme_takes_are_told_what_they_need(refusal, spec_text):

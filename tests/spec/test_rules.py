@@ -101,6 +101,79 @@ def test_a_backend_that_cannot_say_what_it_supports_is_blamed_where_it_is_asked(
     assert line.startswith("7:10: backend 'stub_plugins:Undecided' raised RuntimeError when asked")
 
 
+CALIBRATED = "calibration: {observer: [minmax, percentile], percentile: [99, 99.9], seed: [0, 1]}\n"
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("{calibration: mse}", "8:25: no calibration 'mse' in this sweep; it has none, minmax, "),
+        ("{calibration: 'percentile[98]'}", "8:25: no calibration 'percentile[98]' in this sweep"),
+        (
+            "{calibration: minmax, scheme: weight_only}",
+            "8:11: it matches nothing: no scheme that it names takes bits that it names and is cal",
+        ),
+        (
+            "{calibration: none, bits: w8a8}",
+            "8:11: it matches nothing: no scheme that it names takes bits that it names and is cal",
+        ),
+        (
+            "{calibration: minmax, execution: simulated}",
+            "8:11: it matches nothing: no such cell is simulated",
+        ),
+    ],
+)
+def test_a_rule_for_a_calibration_that_is_not_there_matches_nothing(
+    refusal, spec_text, rule, message
+):
+    (line,) = refusal(f"{spec_text}{CALIBRATED}exclude: [{rule}]\n")
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    ["minmax", "minmax[seed=1]", "percentile[99,seed=1]", "percentile*", "none", "*seed=1]"],
+)
+def test_a_rule_for_a_calibration_that_is_there_is_kept(load, spec_text, calibration):
+    assert load(f"{spec_text}{CALIBRATED}exclude: {{calibration: '{calibration}'}}\n").exclude
+
+
+def test_a_calibration_that_only_an_override_brings_can_be_matched(load, spec_text):
+    load(
+        f"{spec_text}overrides:\n"
+        "  - {when: {bits: w8a8}, set: {calibration: {observer: mse}}}\n"
+        "  - {when: {calibration: mse}, set: {calibration: {samples: 32}}}\n"
+        "exclude: {calibration: 'mse[samples=32]'}\n"
+    )
+
+
+def test_the_bits_of_a_float_format_can_be_matched(load, refusal, spec_text):
+    text = spec_text.replace("static", "static, fp16")
+    load(f"{text}exclude: {{bits: w16a16}}\n")
+    (line,) = refusal(f"{text}exclude: {{bits: w16a16, scheme: static}}\n")
+    assert line.startswith("7:10: it matches nothing: no scheme that it names takes bits")
+
+
+@pytest.fixture
+def model_file(tmp_path, monkeypatch):
+    (tmp_path / "net.onnx").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("model_file")
+def test_a_rule_knows_which_backends_do_not_take_a_model_file(load, refusal, spec_text):
+    text = spec_text.replace("stub_plugins:large", "net.onnx").replace("w2, ", "")
+    load(f"{text}exclude: {{execution: unsupported}}\n")
+    (line,) = refusal(f"{text}exclude: {{execution: native, model: net.onnx}}\n")
+    assert line.endswith("it matches nothing: no such cell is native")
+
+
+def test_cells_of_a_backend_that_is_not_installed_can_be_excluded(load, spec_text):
+    text = spec_text.replace("Half", "Uninstalled")
+    for execution in ("unsupported", "native"):  # another machine may have it
+        assert load(f"{text}exclude: {{execution: {execution}}}\n").exclude
+
+
 # Includes
 
 
@@ -153,6 +226,30 @@ def test_an_include_that_adds_no_cell_or_cannot_be_made_is_an_error(
 ):
     lines = refusal(f"{spec_text}include: [{include}]\n")
     assert any(line.startswith(message) for line in lines)
+
+
+def test_an_include_of_bits_brings_no_float_format_that_has_others(load, spec_text):
+    text = spec_text.replace("static", "static, fp16, fp8") + "include: {bits: %s}\n"
+    labels = {bits: load(text % bits).includes[0].labels("scheme") for bits in ("w6", "w6a6")}
+    assert labels == {"w6": ("weight_only",), "w6a6": ("static",)}
+    (product,) = load(text.replace("include: {", "include: {scheme: fp16, ") % "w16a16").includes
+    assert product.labels("bits") == ("w16a16",)
+
+
+def test_an_include_of_a_float_format_needs_no_bits(load, spec_text):
+    (product,) = load(f"{spec_text}include: {{scheme: bf16}}\n").includes
+    assert product.bits_of(product.scheme[0]) == (Bits(16, 16),)
+
+
+def test_an_include_of_a_calibration_is_for_static_schemes_and_inherits_the_other_keys(
+    load, spec_text
+):
+    (product,) = load(
+        f"{spec_text}calibration: {{samples: [8, 9]}}\n"
+        "include: {calibration: {observer: mse}}\n"
+    ).includes
+    assert product.labels("scheme") == ("static",)
+    assert product.labels("calibration") == ("mse[samples=8]", "mse[samples=9]")
 
 
 def test_an_include_may_bring_back_what_a_rule_drops(load, spec_text):

@@ -39,11 +39,12 @@ def test_every_shipped_sweep_names_the_schema_and_follows_it(validator, path):
 def test_the_schema_takes_what_the_code_takes(validator, load, spec_text):
     text = spec_text + (
         "devices: [cpu, {name: cpu, threads: 2}]\nexecution: [native, simulated]\n"
-        "calibration: {samples: 3, seed: 1, observer: minmax}\n"
-        "measure: {metric: {name: accuracy}, examples: null, latency: {min_s: 1}}\n"
-        "exclude: {bits: [w8, 'w2*'], model: '*small'}\n"
+        "calibration: {samples: 3, seed: [1, 2], observer: [mse, percentile], percentile: 99.9}\n"
+        "measure: {metric: {name: accuracy}, examples: null, latency: {min_s: 1}, layers: true}\n"
+        "exclude: {bits: [w8a8, 'w2*'], calibration: mse*}\n"
         "include: [{bits: w8, model: {name: 'json:x', label: x, options: {a: [1]}}}]\n"
-        "overrides: [{when: {bits: w4}, set: {measure: {latency: false}, timeout_s: 9}}]\n"
+        "overrides: [{when: {bits: w4}, set: {measure: {latency: false}, timeout_s: 9}},\n"
+        "  {when: {scheme: static}, set: {calibration: {seed: 3, percentile: 90}}}]\n"
         "timeout_s: 1.5\nmax_cells: 100\n"
     )
     load(text)
@@ -62,6 +63,8 @@ def test_the_schema_takes_what_the_code_takes(validator, load, spec_text):
         ("sweep: trial", "sweep: trial\ndevices: gpu"),
         ("sweep: trial", "sweep: trial\nexclude: [{modle: x}]"),
         ("sweep: trial", "sweep: trial\nmeasure: {confidence: 2}"),
+        ("sweep: trial", "sweep: trial\ncalibration: {observer: [minmax, max]}"),
+        ("sweep: trial", "sweep: trial\ncalibration: {observer: percentile, percentile: [0.5]}"),
     ],
 )
 def test_the_schema_refuses_what_the_code_refuses(validator, refusal, spec_text, change):

@@ -1,14 +1,30 @@
 """What a valid spec turns into."""
 
+from typing import get_args
+
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qb_cluster.contracts import Bits, Calibration, Device, Latency, Measure, Ref
+from qb_cluster.contracts import (
+    Bits,
+    Calibration,
+    Device,
+    Latency,
+    Measure,
+    ObserverName,
+    Quantization,
+    Ref,
+)
+from qb_cluster.spec import calibration_label, effective, kind_of
+
+OBSERVERS = st.sampled_from(get_args(ObserverName))
+PERCENTILES = st.floats(50, 100) | st.sampled_from([99.0, 99.9, 99.99])
 
 
 def test_a_short_spec_has_the_defaults_of_the_contracts(load, spec_text):
     spec = load(spec_text)
-    assert spec.calibration == Calibration()
+    assert spec.grid.calibration == (Calibration(),)
     assert spec.measure == Measure()
     assert spec.timeout_s == 600
     assert spec.max_cells is None
@@ -50,7 +66,7 @@ def test_settings_replace_defaults_one_by_one(load, spec_text):
         "measure:\n  metric: {name: accuracy, options: {k: 2}}\n  batch_size: 3\n  examples: 10\n"
         "  confidence: 0.9\n  latency: {min_runs: 4}\n"
     )
-    assert spec.calibration == Calibration(samples=7)
+    assert spec.grid.calibration == (Calibration(samples=7),)
     assert spec.measure == Measure(
         metric=Ref("accuracy[k=2]", "accuracy", '{"k":2}'),
         batch_size=3,
@@ -59,6 +75,98 @@ def test_settings_replace_defaults_one_by_one(load, spec_text):
         latency=Latency(min_runs=4),
     )
     assert (spec.timeout_s, spec.max_cells) == (5.0, 99)
+
+
+def test_lists_of_calibration_settings_are_multiplied_observer_outermost(load, spec_text):
+    calibrations = load(
+        f"{spec_text}calibration: {{seed: [0, 1], observer: [mse, entropy], samples: 9}}\n"
+    ).grid.calibration
+    assert calibrations == (
+        Calibration(9, 0, "mse"),
+        Calibration(9, 1, "mse"),
+        Calibration(9, 0, "entropy"),
+        Calibration(9, 1, "entropy"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("calibration", "label"),
+    [
+        (None, "none"),
+        (Calibration(), "minmax"),
+        (Calibration(percentile=99.0), "minmax"),
+        (Calibration(samples=32), "minmax[samples=32]"),
+        (Calibration(32, 1, "mse"), "mse[samples=32,seed=1]"),
+        (Calibration(observer="percentile"), "percentile[99.99]"),
+        (Calibration(128, 2, "percentile", 99.0), "percentile[99,seed=2]"),
+    ],
+)
+def test_a_calibration_is_called_by_its_observer_and_what_is_unusual(calibration, label):
+    assert calibration_label(calibration) == label
+
+
+@given(*[st.builds(Calibration, st.integers(1), st.integers(0), OBSERVERS, PERCENTILES)] * 2)
+def test_calibrations_that_do_the_same_have_one_label_and_others_have_two(one, other):
+    same = effective(one) == effective(other)
+    assert (calibration_label(one) == calibration_label(other)) == same
+
+
+def test_measuring_layers_is_off_unless_asked_for(load, spec_text):
+    assert not load(spec_text).measure.layers
+    assert load(f"{spec_text}measure: {{layers: true}}\n").measure.layers
+
+
+def test_layers_with_bits_of_their_own_are_options_of_a_scheme(load, spec_text):
+    entry = "{name: static, options: {layers: {'head.*': w8a8, stem: float}}}"
+    spec = load(spec_text.replace("static", entry).replace("w8a8]", "w4a4]"))
+    named = spec.grid.scheme[1]
+    quantization = Quantization(named.scheme, spec.grid.bits[-1], "native", Calibration())
+    layers = ("head.0", "stem", "body")
+    assert [quantization.layer_bits(layer) for layer in layers] == [Bits(8, 8), None, Bits(4, 4)]
+    assert named.ref.label == 'static[layers={"head.*":"w8a8","stem":"float"}]'
+
+
+@pytest.fixture
+def model_files(tmp_path, monkeypatch):
+    for name in ("a.onnx", "b.tflite", "c.keras", "d.pt2", "weights.bin"):
+        (tmp_path / "nets").mkdir(exist_ok=True)
+        (tmp_path / "nets" / name).write_bytes(b"x")
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("model_files")
+def test_models_may_be_files_named_from_the_folder_where_qb_runs(load, spec_text):
+    files = ["nets/a.onnx", "nets/b.tflite", "nets/c.keras", "nets/d.pt2", "saved", "./saved/"]
+    for file in files[:-1]:
+        (model, _) = load(spec_text.replace("stub_plugins:small", file)).grid.model
+        assert model == Ref(file, file)
+        assert kind_of(model) is not None
+    (model, _) = load(spec_text.replace("stub_plugins:small", files[-1])).grid.model
+    assert model == Ref("./saved/", "saved")
+
+
+@pytest.mark.usefixtures("model_files")
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("nets/e.onnx", "there is no model file 'nets/e.onnx' in the folder where qb runs, "),
+        ("e.tflite", "there is no model file 'e.tflite' in the folder where qb runs, "),
+        (
+            "nets/weights.bin",
+            "a model file is .onnx, .tflite, .keras, .pt2, or a SavedModel folder",
+        ),
+        ("./empty", "'./empty' is a folder without saved_model.pb"),
+        ("{name: nets/a.onnx, options: {k: 1}}", "is a model file: it takes no options"),
+        ("nets/a.onnx, ./nets/a.onnx", "'./nets/a.onnx' is 'nets/a.onnx' again, under another"),
+    ],
+)
+def test_what_is_no_model_file_is_told_where(refusal, spec_text, entry, message):
+    (line,) = refusal(spec_text.replace("stub_plugins:small", entry))
+    assert line.startswith("2:")
+    assert message in line
 
 
 def test_latency_can_be_left_out(load, spec_text):
@@ -95,6 +203,15 @@ def test_overrides_that_set_different_defaults_have_different_digests(load, spec
     changes = ["timeout_s: 600", "execution: auto", "measure: {batch_size: 64}"]
     text = f"{spec_text}overrides: [{{when: {{bits: w8}}, set: {{%s}}}}]\n"
     assert len({load(text % change).digest for change in changes}) == 3
+
+
+def test_an_include_that_gives_a_default_and_one_that_inherits_have_different_digests(
+    load, spec_text
+):
+    text = f"{spec_text}calibration: {{samples: 9}}\ninclude: {{calibration: {{seed: 1%s}}}}\n"
+    given, inherited = load(text % ", samples: 128"), load(text % "")
+    assert given.includes[0].calibration != inherited.includes[0].calibration
+    assert given.digest != inherited.digest
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -43,6 +43,40 @@ class Anything(_Backend):
         return Support(supported=True, reason="on trust" if quantization.bits.weight > 8 else "")
 
 
+class Kernels(_Backend):
+    """Native at every bit-width, and unable to simulate any."""
+
+    name = "kernels"
+    takes = ("torch", "object")
+
+    def support(self, quantization: Quantization) -> Support:
+        native = quantization.execution == "native"
+        return Support(supported=native, reason="" if native else "it has kernels alone")
+
+
+class Quoting(_Backend):
+    """Quotes the bits it was asked for."""
+
+    name = "quoting"
+
+    def support(self, quantization: Quantization) -> Support:
+        return Support(supported=False, reason=f"{quantization.bits} are too many, w8a8 is not")
+
+
+class Onnx(Kernels):
+    """Takes ONNX files."""
+
+    name = "onnx"
+    takes = ("onnx",)
+
+
+class Torch(Anything):
+    """Takes what most of the others do not."""
+
+    name = "torch"
+    takes = ("torch",)
+
+
 class Uninstalled(Anything):
     """Needs what nobody has."""
 

@@ -5,12 +5,11 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from filelock import FileLock
 
-from qb_cluster.errors import PlugInError
-from qb_tensorflow import keras_file
+Model = TypeVar("Model")
 
 
 def folder() -> Path:
@@ -21,37 +20,40 @@ def folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "qb-cluster"
 
 
-def trained(ingredients: Sequence[bytes], train: Callable[[], bytes]) -> Any:
-    """Give a trained Keras model, training only where no process of this user has done so yet.
+def trained(
+    ingredients: Sequence[bytes],
+    ending: str,
+    train: Callable[[], bytes],
+    read: Callable[[bytes], Model | None],
+) -> Model:
+    """Give a trained model, training only where no process of this user has done so yet.
 
     Args:
         ingredients: everything that decides the weights: data, code, hyperparameters, versions.
-        train: gives a ``.keras`` archive; called by one process at a time.
+        ending: of the file's name, without a dot.
+        train: gives the file's content; called by one process at a time.
+        read: makes the model of a file's content; ``None`` for a damaged one, which is then
+            trained anew.
 
     Raises:
         OSError: the cache folder cannot be written.
+        ValueError: what ``train`` gave cannot be read.
     """
     digest = hashlib.blake2b(digest_size=16)
     for part in ingredients:
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
-    path = folder() / "models" / f"{digest.hexdigest()}.keras"
+    path = folder() / "models" / f"{digest.hexdigest()}.{ending}"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        model = _read(path)
+        model = read(path.read_bytes()) if path.exists() else None
         if model is None:
             data = train()
             # Aside and renamed, so that a killed process leaves no half file under the name.
             with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
                 file.write(data)
             Path(file.name).replace(path)
-            model = keras_file.load(data)
+            model = read(data)
+    if model is None:
+        raise ValueError(f"the model that was just trained cannot be read ({path})")
     return model
-
-
-def _read(path: Path) -> Any:
-    """Read a model; ``None`` where there is none, or the file is damaged."""
-    try:
-        return keras_file.load(path.read_bytes())
-    except (FileNotFoundError, PlugInError):
-        return None

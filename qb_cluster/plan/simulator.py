@@ -1,0 +1,63 @@
+"""Who can simulate a native cell, so that its kernels can be told from its scheme."""
+
+from functools import cache
+
+from qb_cluster.catalog.model import ModelKind
+from qb_cluster.contracts import Bits, Calibration, Ref
+from qb_cluster.errors import PlugInError
+from qb_cluster.spec import (
+    NamedBackend,
+    NamedScheme,
+    SweepSpec,
+    named_backend,
+    not_installed,
+    resolve,
+)
+
+REFERENCE = "pytorch"
+"""The registered backend that simulates for those that cannot, also when a sweep has it not."""
+
+
+def simulator(
+    spec: SweepSpec,
+    backend: NamedBackend,
+    kind: ModelKind | None,
+    scheme: NamedScheme,
+    bits: Bits,
+    calibration: Calibration | None,
+) -> Ref | None:
+    """Find a backend that simulates what another does natively.
+
+    Args:
+        spec: the sweep, whose backends are asked in order, after the cell's own.
+        backend: of the native cell.
+        kind: of the model, where it is a file.
+        scheme: of the cell.
+        bits: of the cell.
+        calibration: of the cell.
+
+    Returns:
+        The first that is installed, may take the model and simulates the scheme; the reference
+        backend comes last. ``None`` when there is none. Where the model's kind is not known, a
+        backend that has no kind in common with the cell's cannot take it.
+
+    Raises:
+        PlugInError: a backend cannot tell what it supports.
+    """
+    kinds = set(backend.backend.takes) if kind is None else {kind}
+    for candidate in dict.fromkeys((backend, *spec.backends, *_reference())):
+        if (
+            kinds & set(candidate.backend.takes)
+            and not_installed(candidate) is None
+            and resolve(candidate, scheme, bits, calibration, "simulated").execution is not None
+        ):
+            return candidate.ref
+    return None
+
+
+@cache
+def _reference() -> tuple[NamedBackend, ...]:
+    try:
+        return (named_backend(Ref(REFERENCE, REFERENCE)),)
+    except PlugInError:  # not registered here
+        return ()
