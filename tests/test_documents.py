@@ -2,16 +2,36 @@
 
 from pathlib import Path
 
+import pytest
+
 from qb_cluster.contracts import STATUSES
-from qb_cluster.store.tables import columns_markdown
+from qb_cluster.evaluation import kernel
+from qb_cluster.report import bits
+from qb_cluster.store.tables import TABLES, columns_markdown
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_results_page_lists_every_column():
-    assert columns_markdown().strip() in (ROOT / "docs" / "results.md").read_text()
+def page(name):
+    return (ROOT / "docs" / name).read_text()
+
+
+@pytest.mark.parametrize("table", ["results", "layers", "predictions", "samples"])
+def test_the_results_page_lists_every_column(table):
+    assert f"## The table `{table}`\n\n{columns_markdown(table)}\n" in page("results.md")
+
+
+def test_the_results_page_names_every_table():
+    assert all(f"| `{table}/` |" in page("results.md") for table in TABLES)
 
 
 def test_the_results_page_names_every_status():
-    page = (ROOT / "docs" / "results.md").read_text()
-    assert all(f"`{status}`" in page for status in STATUSES)
+    assert all(f"`{status}`" in page("results.md") for status in STATUSES)
+
+
+def test_the_measurement_page_states_the_limits_that_the_code_applies():
+    text = " ".join(page("measurement.md").split())
+    assert f"more than {kernel.MARGIN_DB:g} dB below" in text
+    assert f"more than {100 * kernel.MARGIN_AGREEMENT:g} percentage points below" in text
+    assert f"more than {bits.MOST_RESIDUAL_DB:g} dB off the line" in text
+    assert f"at least {bits.FEWEST_WIDTHS} neighbouring widths" in text

@@ -1,5 +1,6 @@
 """How numbers read in a report."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from rich.filesize import decimal
 from qb_cluster.report.comparison import CONDITIONS
 
 FLAG: Final = "†"
+NOTHING: Final = "–"
 _TIME_UNITS: Final = (("ns", 1.0), ("µs", 1e3), ("ms", 1e6), ("s", 1e9))
 _ACCURACY: Final = "accuracy"
 
@@ -50,33 +52,60 @@ def interval(low: float | None, high: float | None, form: Callable[[float], str]
     return "" if low is None or high is None else f"[{form(low)}, {form(high)}]"
 
 
+def decibels(number: float | None) -> str:
+    """Give a level in decibels; nothing where there is none."""
+    if number is None:
+        return ""
+    return f"{number:.1f} dB" if math.isfinite(number) else "equal" if number > 0 else "-∞ dB"
+
+
+def pair(row: Row) -> str:
+    """Give the agreement of two cells: share of equal classes, and SQNR."""
+    agreement = row["top1_agreement"]
+    share = "" if agreement is None else f"{agreement:.1%}"
+    known = [text for text in (share, decibels(row["sqnr_db"])) if text] or ["not comparable"]
+    simulated = (row["execution"], row["other_execution"]).count("simulated")
+    return "\n".join([*known, *{1: ["sim"], 2: ["both sim"]}.get(simulated, [])])
+
+
 def ratio(number: float) -> str:
     """Give a ratio with two decimals."""
     return f"{number:.2f}"
 
 
-def slot(rows: Sequence[Row]) -> str:
-    """Give what stands in one place of a grid: mostly one cell.
+def slot(rows: Sequence[Row], form: Callable[[Row], str]) -> str:
+    """Give what stands in one place of a grid: mostly one cell, in the form asked for.
 
     Where there are more, as after a sweep has grown by other calibration seeds, each is headed
     by what sets it apart.
     """
     if len(rows) == 1:
-        return cell(rows[0])
-    apart = [name for name in CONDITIONS if len({str(row[name]) for row in rows}) > 1]
+        return form(rows[0])
+    apart = [name for name in CONDITIONS if len({str(row.get(name)) for row in rows}) > 1]
     return "\n".join(
         line
         for row in rows
         for line in (
-            *(f"{name.removeprefix('calibration_')} {row[name]}:" for name in apart),
+            *(
+                f"{name.removeprefix('calibration_')} {row[name]}:"
+                for name in apart
+                if row.get(name) is not None
+            ),
             *(() if apart else (f"{row['cell_id']}:",)),
-            cell(row),
+            form(row),
         )
     )
 
 
 def cell(row: Row) -> str:
-    """Give one comparison: change, interval, flips, size, speed; or the status."""
+    """Give one comparison: change, interval, flips, size, speed; or the status.
+
+    A kernel that computes something else has no change: its status and both SQNRs instead.
+    """
+    if row["status"] == "kernel_mismatch":
+        ratios = (("SQNR", row["sqnr_db"]), ("sim", row["reference_sqnr_db"]))
+        known = [f"{name} {decibels(ratio)}" for name, ratio in ratios if ratio is not None]
+        return "\n".join([str(row["status"]), *known])
     if row["status"] != "ok":
         return str(row["status"])
     lines = [*_change(row), *_flips(row)]

@@ -12,6 +12,7 @@ CONDITIONS: Final = (
     "calibration_samples",
     "calibration_seed",
     "calibration_observer",
+    "calibration_percentile",
 )
 """What may differ between cells that share model, backend, scheme and bits."""
 
@@ -43,8 +44,13 @@ COLUMNS: Final = (
     "examples",
     "top1_agreement",
     "sqnr_db",
+    "simulator",
+    "reference_sqnr_db",
+    "reference_agreement",
     "bits_per_weight",
     "quantized_share",
+    "integer_mac_share",
+    "fallback_ops",
     "artifact_bytes",
     "baseline_artifact_bytes",
     "size_ratio",
@@ -59,6 +65,7 @@ COLUMNS: Final = (
     "calibration_samples",
     "calibration_seed",
     "calibration_observer",
+    "calibration_percentile",
     "error",
     "notes",
 )
@@ -76,6 +83,8 @@ _ORDER: Final = {
     "execution": True,
     "calibration_samples": True,
     "calibration_seed": True,
+    "calibration_observer": True,
+    "calibration_percentile": True,
     "cell_id": True,
 }
 """Sort keys, and whether ascending: the order does not depend on who finished first."""

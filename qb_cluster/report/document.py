@@ -7,33 +7,16 @@ from typing import Final
 import pandas as pd
 
 from qb_cluster.report import cell_text
-from qb_cluster.report.cell_text import Row
-from qb_cluster.report.comparison import baselines, compare, in_order
+from qb_cluster.report.analysis import Analysis
+from qb_cluster.report.bits import DB_PER_BIT
+from qb_cluster.report.cell_text import NOTHING, Row
+from qb_cluster.report.comparison import baselines, in_order
+from qb_cluster.report.records import by_place, columns, records, where
+from qb_cluster.report.sections import agreement_tables, bits_tables, layers_tables
+from qb_cluster.report.table import Table
 from qb_cluster.store.reading import StoredRun
 
 _MOST_REASONS: Final = 20
-_NOTHING: Final = "–"
-
-_Place = tuple[str, str, str, int]
-"""Dataset, metric, device, threads: cells that differ in one of these never share a table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A table of text. A line break in a cell is a line break on the page.
-
-    Attributes:
-        title: what it shows.
-        header: one text a column.
-        rows: one text a column each.
-        is_grid: whether its columns after the first are alike, so that they may be spread
-            over several tables where the page is narrow.
-    """
-
-    title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    is_grid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +38,20 @@ class Document:
     problems: tuple[str, ...]
 
 
-def build(run: StoredRun) -> Document:
+def build(found: Analysis) -> Document:
     """Write the report of a run."""
+    run = found.run
     return Document(
         title=f"Sweep {run.sweep}: quantized against float",
         summary=tuple(_summary(run)),
-        tables=(*_comparison_tables(run.results), *_reason_tables(run.results)),
-        legend=tuple(_legend(run.results)),
+        tables=(
+            *_comparison_tables(run.results, found.comparison),
+            *agreement_tables(found.agreement),
+            *bits_tables(found.bits),
+            *layers_tables(found.layers),
+            *_reason_tables(run.results),
+        ),
+        legend=tuple(_legend(found)),
         problems=run.problems,
     )
 
@@ -81,34 +71,20 @@ def _summary(run: StoredRun) -> Iterator[str]:
         )
 
 
-def _comparison_tables(results: pd.DataFrame) -> Iterator[Table]:
-    floats = _by_place(_records(baselines(results)))
-    cells = _by_place(_records(compare(results)))
+def _comparison_tables(results: pd.DataFrame, comparison: pd.DataFrame) -> Iterator[Table]:
+    floats = by_place(records(baselines(results)))
+    cells = by_place(records(comparison))
     for place in sorted({*floats, *cells}):
-        dataset, metric, device, threads = place
-        where = f"{dataset} on {device}, {threads} thread{'' if threads == 1 else 's'}"
+        metric = place[1]
         ours = floats.get(place, [])
         if ours:
-            yield _baseline_table(f"float baselines · {where}{_n(ours)}", metric, ours)
+            yield _baseline_table(f"float baselines · {where(place)}{_n(ours)}", metric, ours)
         by_scheme: dict[str, list[Row]] = {}
         for row in cells.get(place, []):
             by_scheme.setdefault(row["scheme"], []).append(row)
         for scheme, group in sorted(by_scheme.items()):
             change = f"change of {cell_text.unit(metric)}"
-            yield _grid(f"{scheme} · {change} · {where}{_n(group)}", group)
-
-
-def _records(cells: pd.DataFrame) -> list[Row]:
-    plain = cells.astype(object).where(cells.notna(), None)
-    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
-
-
-def _by_place(cells: Sequence[Row]) -> dict[_Place, list[Row]]:
-    places: dict[_Place, list[Row]] = {}
-    for row in cells:
-        place = row["dataset"], row["metric"], row["device"], row["threads"]
-        places.setdefault(place, []).append(row)
-    return places
+            yield _grid(f"{scheme} · {change} · {where(place)}{_n(group)}", group)
 
 
 def _n(cells: Sequence[Row]) -> str:
@@ -126,10 +102,9 @@ def _baseline_table(title: str, metric: str, floats: Sequence[Row]) -> Table:
             row["model"],
             row["backend"],
             cell_text.value(row, metric),
-            cell_text.duration(row["latency_median_ns"]) or _NOTHING,
-            cell_text.interval(row["speedup_low"], row["speedup_high"], cell_text.ratio)
-            or _NOTHING,
-            cell_text.size(row["artifact_bytes"]) or _NOTHING,
+            cell_text.duration(row["latency_median_ns"]) or NOTHING,
+            cell_text.interval(row["speedup_low"], row["speedup_high"], cell_text.ratio) or NOTHING,
+            cell_text.size(row["artifact_bytes"]) or NOTHING,
         )
         for row in floats
     )
@@ -138,8 +113,7 @@ def _baseline_table(title: str, metric: str, floats: Sequence[Row]) -> Table:
 
 def _grid(title: str, cells: Sequence[Row]) -> Table:
     """Make a table with a row a model and backend, and a column a bit-width."""
-    widths = {row["bits"]: (row["weight_bits"], row["activation_bits"]) for row in cells}
-    columns = sorted(widths, key=lambda bits: widths[bits], reverse=True)
+    widths = columns(cells)
     slots: dict[tuple[str, str], dict[str, list[Row]]] = {}
     for row in cells:
         by_bits = slots.setdefault((row["model"], row["backend"]), {})
@@ -147,17 +121,20 @@ def _grid(title: str, cells: Sequence[Row]) -> Table:
     rows = (
         (
             f"{model}\n{backend}",
-            *(cell_text.slot(by_bits[bits]) if bits in by_bits else _NOTHING for bits in columns),
+            *(
+                cell_text.slot(by_bits[bits], cell_text.cell) if bits in by_bits else NOTHING
+                for bits in widths
+            ),
         )
         for (model, backend), by_bits in slots.items()
     )
-    return Table(title, ("model\nbackend", *columns), tuple(rows), is_grid=True)
+    return Table(title, ("model\nbackend", *widths), tuple(rows), is_grid=True)
 
 
 def _reason_tables(results: pd.DataFrame) -> Iterator[Table]:
     """List what went wrong, and what was remarkable though it went well."""
     bad, remarkable = [], []
-    for row in _records(in_order(results)):
+    for row in records(in_order(results)):
         if row["status"] != "ok":
             lines = (row["error"] or "").splitlines()
             bad.append((row["status"], lines[0] if lines else "no reason given", row))
@@ -190,7 +167,8 @@ def _name(row: Row) -> str:
     return f"{row['model']} · {row['backend']} · {row['scheme']} {row['bits']}"
 
 
-def _legend(results: pd.DataFrame) -> Iterator[str]:
+def _legend(found: Analysis) -> Iterator[str]:
+    results = found.run.results
     levels = " / ".join(f"{100 * level:g} %" for level in sorted(results["confidence"].unique()))
     yield (
         "first line: quantized minus float on the same examples (accuracy in percentage points; "
@@ -205,4 +183,26 @@ def _legend(results: pd.DataFrame) -> Iterator[str]:
     )
     yield "A/A: the float model timed against a second copy of itself: the noise of the speed-ups"
     yield "sim: simulated in float arithmetic, so without size and latency"
-    yield f"{_NOTHING}: not in the sweep, not measured, or not finished yet"
+    if (results["status"] == "kernel_mismatch").any():
+        yield (
+            "kernel_mismatch: the outputs are far from those of the same scheme simulated; SQNR "
+            "against float of the kernel, and of its simulation (sim). What the scheme costs is "
+            "unknown"
+        )
+    if len(found.agreement):
+        yield (
+            "agreement: share of examples with the same largest output, and SQNR with the first "
+            "of the pair as reference; in agreement.parquet for each pair, float included"
+        )
+    if found.bits:
+        yield (
+            f"SQNR per bit: slope of the line of least squares ± its standard error; a uniform "
+            f"quantizer gains {DB_PER_BIT:.2f} dB a bit as long as it makes all the noise"
+        )
+    if len(found.layers):
+        yield (
+            "layers: SQNR of the model's outputs with only this layer quantized, and with all "
+            "but it; SQNR of its own weight, what a Gaussian weight would have, and by how much "
+            "it is worse than that"
+        )
+    yield f"{NOTHING}: not in the sweep, not measured, or not finished yet"

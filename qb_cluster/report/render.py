@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import rich.table
@@ -11,7 +12,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from qb_cluster.contracts import STATUSES
-from qb_cluster.report.document import Document, Table
+from qb_cluster.report.document import Document
+from qb_cluster.report.table import Table
 
 _STYLES: Final = {
     r"\b(worse|slower)\b": "red",
@@ -40,14 +42,20 @@ def to_terminal(document: Document, console: Console) -> None:
         console.print(Text(problem, style="yellow"))
 
 
-def to_markdown(document: Document) -> str:
-    """Write the report as GitHub's Markdown."""
+def to_markdown(document: Document, figures: Mapping[str, str] | None = None) -> str:
+    """Write the report as GitHub's Markdown.
+
+    Args:
+        document: the report.
+        figures: what each picture beside it shows, by file name.
+    """
     blocks = [f"# {_escaped(document.title)}", *map(_escaped, document.summary)]
     for table in document.tables:
         blocks.append(f"## {_escaped(table.title)}")
         rows = [[_escaped(text) for text in row] for row in table.rows]
         header = [_escaped(text) for text in table.header]
         blocks.append(tabulate(rows, headers=header, tablefmt="github", disable_numparse=True))
+    blocks += [f"![{_escaped(shows)}]({name})" for name, shows in (figures or {}).items()]
     blocks.append("\n".join(f"- {_escaped(line)}" for line in document.legend))
     if document.problems:
         blocks.append("\n".join(f"- {_escaped(problem)}" for problem in document.problems))

@@ -18,8 +18,8 @@ class JournalEntry:
     """A quality stage that ended ok.
 
     Attributes:
-        outcome: how it ended. Read back, it comes without predictions and environment, which
-            are in tables of their own.
+        outcome: how it ended. Read back, it comes without predictions, layers and environment,
+            which are in tables of their own.
         attempt: which attempt it was, from 1.
     """
 
@@ -56,7 +56,6 @@ def from_row(row: dict[str, Any]) -> JournalEntry:
     """Turn a row of the table ``stages`` back into an entry."""
     quality = json.loads(row["quality_json"])
     artifact = quality["artifact"]
-    facts = ArtifactFacts(**artifact["facts"] | {"notes": tuple(artifact["facts"]["notes"])})
     outcome = Outcome(
         cell_id=row["cell_id"],
         stage=row["stage"],
@@ -65,7 +64,7 @@ def from_row(row: dict[str, Any]) -> JournalEntry:
         finished_at=row["finished_at"],
         values=json.loads(row["values_json"]),
         quality=QualityResult(
-            artifact=ArtifactRef(**artifact | {"facts": facts}),
+            artifact=ArtifactRef(**artifact | {"facts": _facts(artifact["facts"])}),
             outputs_digest=quality["outputs_digest"],
         ),
         env_id=row["env_id"],

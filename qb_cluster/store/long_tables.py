@@ -1,7 +1,8 @@
-"""Outcomes in long form: one row an example, one row a run of timings, one an environment."""
+"""Outcomes in long form: one row an example, a run of timings, a layer, an environment."""
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,16 @@ def samples(attempts: Sequence[tuple[Outcome, int]]) -> pa.Table:
         for block in outcome.samples
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["samples"])
+
+
+def layers(outcomes: Sequence[Outcome]) -> pa.Table:
+    """Make rows of the table ``layers``, one a layer and mode."""
+    rows = [
+        {"cell_id": outcome.cell_id, **asdict(layer)}
+        for outcome in outcomes
+        for layer in outcome.layers
+    ]
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["layers"])
 
 
 def environment(outcome: Outcome) -> dict[str, Any]:

@@ -106,6 +106,8 @@ def read_parts(
 ) -> Iterator[pa.Table]:
     """Read a table part by part, in order of time.
 
+    What a part of an older layout has no column for is null.
+
     Args:
         run: the run folder.
         table: which table.
@@ -117,7 +119,7 @@ def read_parts(
         try:
             with pq.ParquetFile(path) as file:
                 problem = _mismatch(file.schema_arrow, table)
-                part = None if problem else file.read(columns, use_threads=False)
+                part = None if problem else _read(file, table, columns)
         except (OSError, pa.ArrowException) as error:
             # pyarrow tells of a damaged file by either, depending on where the damage is.
             part, problem = None, f"cannot be read ({str(error).splitlines()[0]})"
@@ -127,7 +129,7 @@ def read_parts(
                 "will stumble over it"
             )
         else:
-            yield part.replace_schema_metadata(None)
+            yield part
 
 
 def _encoded(data: pa.Table) -> Any:
@@ -136,10 +138,26 @@ def _encoded(data: pa.Table) -> Any:
     return sink.getvalue()
 
 
+def _read(file: pq.ParquetFile, table: TableName, columns: Sequence[str] | None) -> pa.Table:
+    """Read columns of ours, whether the file has them or is too old to."""
+    schema: pa.Schema = SCHEMAS[table].remove_metadata()
+    fields = [field for field in schema if columns is None or field.name in columns]
+    present = [field.name for field in fields if field.name in file.schema_arrow.names]
+    found = file.read(present, use_threads=False)
+    data = [
+        found[field.name] if field.name in present else pa.nulls(len(found), field.type)
+        for field in fields
+    ]
+    return pa.table(data, schema=pa.schema(fields))
+
+
 def _mismatch(schema: pa.Schema, table: TableName) -> str:
     version = (schema.metadata or {}).get(_VERSION, b"")
     if version.isdigit() and int(version) > SCHEMA_VERSION:
         return f"has the newer layout {version.decode()}; this QuantBench knows {SCHEMA_VERSION}"
-    if not schema.equals(SCHEMAS[table]):
+    ours = SCHEMAS[table]
+    if version.isdigit() and int(version) < SCHEMA_VERSION:  # a layout only ever gains columns
+        ours = pa.schema([field for field in ours if field.name in schema.names])
+    if not schema.equals(ours):
         return f"is no part of the table '{table}'"
     return ""

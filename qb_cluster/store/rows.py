@@ -145,6 +145,12 @@ def _conditions(cell: Cell) -> dict[str, Any]:
         "calibration_samples": None if calibration is None else calibration.samples,
         "calibration_seed": None if calibration is None else calibration.seed,
         "calibration_observer": None if calibration is None else calibration.observer,
+        "calibration_percentile": (
+            calibration.percentile
+            if calibration is not None and calibration.observer == "percentile"
+            else None
+        ),
+        "simulator": None if cell.simulator is None else cell.simulator.label,
     }
 
 

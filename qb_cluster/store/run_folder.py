@@ -3,12 +3,12 @@
 Everything goes down in group commits. A commit has an id that sorts by time; its parts carry it
 as their name, and the last of them, the *marker*, makes the commit true:
 
-=========  ====================  ===========
-commit of  parts                 marker
-=========  ====================  ===========
-stages     predictions           ``stages``
-cells      predictions, samples  ``results``
-=========  ====================  ===========
+=========  ============================  ===========
+commit of  parts                         marker
+=========  ============================  ===========
+stages     predictions, layers           ``stages``
+cells      predictions, layers, samples  ``results``
+=========  ============================  ===========
 
 Parts without their marker belong to a commit that never happened; opening the folder deletes
 them. So parts are not to be renamed or merged by hand while the run may still be resumed.
@@ -59,7 +59,7 @@ class RunFolder:
         self.problems: list[str] = []
         self._held = held
         self._finished: dict[str, str] = {}  # status by cell id
-        self._predicted: set[tuple[str, datetime]] = set()
+        self._journaled: set[tuple[str, datetime]] = set()  # cell id, start of the stage
         self._last_stamp = 0
 
     @classmethod
@@ -83,7 +83,7 @@ class RunFolder:
 
         Raises:
             RunFolderError: it is no folder, cannot be written, holds something else, belongs to
-                another sweep, is in use, or was written by a newer QuantBench.
+                another sweep, is in use, or was written by another version of QuantBench.
         """
         with _explained(f"{path} cannot be used as a run folder", "choose another --out"):
             _check(path, sweep)  # before anything is made in what may be somebody else's
@@ -120,7 +120,7 @@ class RunFolder:
         return {entry.outcome.cell_id: entry for entry in found}
 
     def commit_stages(self, finished: Sequence[JournalEntry]) -> None:
-        """Journal quality stages, with their predictions, all or none.
+        """Journal quality stages, with their predictions and layers, all or none.
 
         Raises:
             RunFolderError: the disk is full or fails. Nothing committed earlier is lost.
@@ -128,11 +128,11 @@ class RunFolder:
         """
         rows = [journal.to_row(entry) for entry in finished]
         outcomes = [entry.outcome for entry in finished]
-        self._commit("stages", rows, self._fresh_predictions(outcomes), outcomes)
-        self._predicted.update((outcome.cell_id, outcome.started_at) for outcome in outcomes)
+        self._commit("stages", rows, self._fresh(outcomes), outcomes)
+        self._journaled.update((outcome.cell_id, outcome.started_at) for outcome in outcomes)
 
     def commit_cells(self, finished: Sequence[FinishedCell]) -> None:
-        """Write the rows of finished cells, with predictions and timings, all or none.
+        """Write the rows of finished cells, with all that belongs to them, all or none.
 
         Raises:
             RunFolderError: the disk is full or fails. Nothing committed earlier is lost.
@@ -143,7 +143,7 @@ class RunFolder:
         if twice or len(set(cell_ids)) < len(cell_ids):
             raise ValueError(f"cells have a row already: {sorted(twice) or cell_ids}")
         outcomes = [outcome for cell in finished for outcome in cell.outcomes]
-        parts = self._fresh_predictions(outcomes)
+        parts = self._fresh(outcomes)
         if any(outcome.samples for outcome in outcomes):
             parts["samples"] = long_tables.samples(
                 [(outcome, cell.row["attempt"]) for cell in finished for outcome in cell.outcomes]
@@ -182,7 +182,7 @@ class RunFolder:
             self._finished.update(zip(cell_ids, statuses, strict=True))
         for part in self._read("stages", ["cell_id", "started_at"]):
             cell_ids, starts = (column.to_pylist() for column in part.columns)
-            self._predicted.update(zip(cell_ids, starts, strict=True))
+            self._journaled.update(zip(cell_ids, starts, strict=True))
         for table in TABLES:
             if table not in {"results", "stages"}:
                 list(self._read(table, []))
@@ -212,16 +212,19 @@ class RunFolder:
         if not part_path(self.path, table, key).exists():
             write_part(self.path, table, key, _table(table, [row]))
 
-    def _fresh_predictions(self, outcomes: Sequence[Outcome]) -> dict[TableName, pa.Table]:
-        """Collect the predictions that are not on disk yet."""
+    def _fresh(self, outcomes: Sequence[Outcome]) -> dict[TableName, pa.Table]:
+        """Collect the predictions and layers that are not on disk yet."""
         fresh = [
             outcome
             for outcome in outcomes
-            if outcome.predictions is not None
-            and outcome.cell_id not in self._finished
-            and (outcome.cell_id, outcome.started_at) not in self._predicted
+            if outcome.cell_id not in self._finished
+            and (outcome.cell_id, outcome.started_at) not in self._journaled
         ]
-        return {"predictions": long_tables.predictions(fresh)} if fresh else {}
+        parts: dict[TableName, pa.Table] = {
+            "predictions": long_tables.predictions(fresh),
+            "layers": long_tables.layers(fresh),
+        }
+        return {table: data for table, data in parts.items() if len(data)}
 
     def _commit(
         self,
@@ -282,6 +285,11 @@ def _check(path: Path, sweep: str) -> None:
             raise RunFolderError(
                 f"{path} is no run folder and not empty ({shown}); choose another --out"
             )
+    elif manifest.schema_version < SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{path} has the older layout {manifest.schema_version}, which can be reported on but "
+            "not added to; choose another --out"
+        )
     elif manifest.sweep != sweep:
         raise RunFolderError(
             f"{path} belongs to the sweep '{manifest.sweep}', not '{sweep}'; choose another "
@@ -295,7 +303,11 @@ def _delete_leftovers(run: Path) -> None:
     (run / ASIDE).mkdir()
     results = {path.name for path in entries(run, "results")}
     stages = {path.name for path in entries(run, "stages")}
-    markers: dict[TableName, set[str]] = {"predictions": stages | results, "samples": results}
+    markers: dict[TableName, set[str]] = {
+        "predictions": stages | results,
+        "layers": stages | results,
+        "samples": results,
+    }
     for table, known in markers.items():
         for path in entries(run, table):
             if _PART.fullmatch(path.name) and path.name not in known:

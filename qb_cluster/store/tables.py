@@ -11,9 +11,11 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
-TableName = Literal["results", "predictions", "samples", "stages", "environments", "sweeps"]
+TableName = Literal[
+    "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
+]
 TABLES: Final[tuple[TableName, ...]] = get_args(TableName)
 
 _TEXT, _INT, _SHORT, _REAL = pa.string(), pa.int64(), pa.int16(), pa.float64()
@@ -65,10 +67,16 @@ RESULTS: Final = (
     Column("sqnr_db", _REAL, "10 log10(Σx² / Σ(x-y)²) over all outputs; infinite when equal"),
     Column("cosine", _REAL, "cosine between the float outputs and these, over all outputs"),
     Column("max_abs_error", _REAL, "largest |x-y|, in the unit of the output"),
+    Column("simulator", _TEXT, "the backend whose simulation a native cell was checked against"),
+    Column("reference_sqnr_db", _REAL, "SQNR of that simulation of the same scheme against float"),
+    Column("reference_agreement", _REAL, "top-1 agreement of this cell with that simulation"),
+    Column("outputs_digest", _TEXT, "its outputs are in `artifacts/`, under this name, as `.npy`"),
     Column("artifact_bytes", _INT, "size of the artifact; null where simulated"),
     Column("baseline_artifact_bytes", _INT, "size of the float artifact"),
     Column("bits_per_weight", _REAL, "bits really stored per parameter; null where simulated"),
     Column("quantized_share", _REAL, "share of the parameters really quantized, 0 to 1"),
+    Column("integer_mac_share", _REAL, "share of multiply-accumulates in integers, 0 to 1"),
+    Column("fallback_ops", _TEXT, "ops that stayed float though the scheme covers them"),
     Column("notes", _TEXT, "caveats and surprises, separated by semicolons"),
     Column("latency_median_ns", _INT, "median time of one example; null where simulated"),
     Column("latency_iqr_ns", _INT, "its interquartile range"),
@@ -92,6 +100,7 @@ RESULTS: Final = (
     Column("calibration_samples", _INT, "calibration examples used at most"),
     Column("calibration_seed", _INT, "which of them"),
     Column("calibration_observer", _TEXT, "how ranges were taken from them"),
+    Column("calibration_percentile", _REAL, "of the observer `percentile`; null for others"),
     Column("attempt", _INT, "how often its last stage was tried; 0 where none was"),
     Column("started_at", _TIME, "start of the first stage"),
     Column("finished_at", _TIME, "end of the last stage"),
@@ -115,6 +124,17 @@ _COLUMNS: Final[dict[TableName, tuple[Column, ...]]] = {
         Column("position", _INT, "order within the block, from 0"),
         Column("arm", _TEXT, "`baseline` or `quantized`"),
         Column("latency_ns", pa.list_(_INT), "times of single runs, in the order taken"),
+    ),
+    "layers": (
+        Column("cell_id", _TEXT, "key into `results`"),
+        Column("layer", _TEXT, "name of the layer in the model"),
+        Column("parameters", _INT, "of its weight"),
+        Column("macs", _INT, "its multiply-accumulates for one example"),
+        Column("mode", _TEXT, "`only` this layer is quantized, or `all_but` this one"),
+        Column("bits", _TEXT, "`wN` or `wNaM`, of what is quantized"),
+        Column("sqnr_db", _REAL, "of the model's outputs against float"),
+        Column("weight_sqnr_db", _REAL, "of the layer's own weight; null in mode `all_but`"),
+        Column("expected_weight_sqnr_db", _REAL, "what a Gaussian tensor of these rows would give"),
     ),
     "stages": (
         Column("cell_id", _TEXT, "the cell that the stage belongs to"),

@@ -4,7 +4,8 @@ import pytest
 from rich.cells import cell_len
 from stored_cells import failed, latency, make_cell, quality
 
-from qb_cluster.contracts import STATUSES, Device, Measure, Ref
+from qb_cluster.contracts import STATUSES, Calibration, Device, Measure, Ref
+from qb_cluster.report.analysis import analyse
 from qb_cluster.report.document import build
 from qb_cluster.report.render import to_markdown
 from qb_cluster.store.reading import read_run
@@ -17,7 +18,7 @@ def grids(path):
     """The comparison tables: {(scheme, row label, column): text of the place}."""
     return {
         (table.title.split(" · ")[0], row[0].replace("\n", " "), column): text
-        for table in build(read_run(path)).tables
+        for table in build(analyse(read_run(path))).tables
         if table.is_grid
         for row in table.rows
         for column, text in zip(table.header[1:], row[1:], strict=True)
@@ -70,13 +71,33 @@ def test_a_cell_that_is_not_ok_shows_its_status_and_nothing_else(store, every_st
     assert sorted(texts) == sorted([*STATUSES[1:], "timeout"])
 
 
+def test_a_kernel_that_computes_something_else_shows_both_sqnrs_and_no_change(store):
+    found = {"sqnr_db": 1.24, "reference_sqnr_db": 37.9, "top1_agreement": 0.1}
+    path = store((CELL, failed(CELL, "kernel_mismatch", "garbage", values=found)))
+    assert place(path) == ["kernel_mismatch", "SQNR 1.2 dB", "sim 37.9 dB"]
+    legend = build(analyse(read_run(path))).legend
+    assert any(line.startswith("kernel_mismatch: ") for line in legend)
+
+
+def test_cells_that_differ_in_the_observer_are_told_apart_by_it(store):
+    cells = [
+        make_cell("static", "w8a8", calibration=Calibration(observer="minmax")),
+        make_cell(
+            "static", "w8a8", calibration=Calibration(observer="percentile", percentile=99.9)
+        ),
+    ]
+    lines = place(store(*((cell, quality(cell)) for cell in cells)))
+    heads = [line for line in lines if line.endswith(":")]
+    assert heads == ["observer minmax:", "observer percentile:", "percentile 99.9:"]
+
+
 def test_reasons_are_counted_the_most_frequent_first(store):
     cells = [make_cell("static", f"w{bits}a8") for bits in range(2, 8)]
     rows = [(cell, failed(cell, "failed", "odd one\nwith details")) for cell in cells[:1]]
     rows += [(cell, failed(cell, "oom", "out of memory")) for cell in cells[1:4]]
     for cell in cells[4:]:
         rows.append((make_cell(cell.scheme.label, str(cell.bits), reason="no kernel"),))
-    [table] = [t for t in build(read_run(store(*rows))).tables if t.title == "not ok"]
+    [table] = [t for t in build(analyse(read_run(store(*rows)))).tables if t.title == "not ok"]
     assert [row[:3] for row in table.rows] == [
         ("oom", "3", "out of memory"),
         ("unsupported", "2", "no kernel"),
@@ -88,7 +109,7 @@ def test_reasons_are_counted_the_most_frequent_first(store):
 def test_many_different_reasons_are_cut_and_counted(store):
     cells = [make_cell("static", "w8a8", seed=seed) for seed in range(30)]
     path = store(*((cell, failed(cell, "failed", f"reason {cell.cell_id}")) for cell in cells))
-    table = build(read_run(path)).tables[-1]
+    table = build(analyse(read_run(path))).tables[-1]
     assert len(table.rows) == 21
     assert table.rows[-1][:3] == ("…", "10", "10 more, in the table `results`")
 
@@ -97,7 +118,7 @@ def test_notes_on_good_cells_are_counted_one_by_one(store):
     cells = [make_cell("static", bits, reason="slow kernel") for bits in ("w8a8", "w4a8")]
     notes = ["2 of 4 weights stay float", None]
     rows = [(c, quality(c, notes=n), latency(c)) for c, n in zip(cells, notes, strict=True)]
-    table = build(read_run(store(*rows))).tables[-1]
+    table = build(analyse(read_run(store(*rows)))).tables[-1]
     assert [row[:3] for row in table.rows] == [
         ("ok", "2", "slow kernel"),
         ("ok", "1", "2 of 4 weights stay float"),
@@ -116,7 +137,9 @@ def test_baselines_show_value_latency_noise_and_size(store):
         (slow, quality(slow)),
         (broken, failed(broken, "crashed", "killed its worker twice")),
     )
-    [table] = [t for t in build(read_run(path)).tables if t.title.startswith("float baselines")]
+    [table] = [
+        t for t in build(analyse(read_run(path))).tables if t.title.startswith("float baselines")
+    ]
     assert table.header == ("model", "backend", "accuracy", "latency", "A/A", "size")
     assert table.rows == (
         ("digits-cnn", "onnxruntime", "97.22%", "–", "–", "40.0 kB"),
@@ -133,7 +156,7 @@ def test_datasets_devices_and_threads_have_tables_of_their_own(store):
         make_cell("static", "w8a8", device=Device("cpu", 4)),
     ]
     path = store(*((cell, quality(cell, n=100 + 20 * i)) for i, cell in enumerate(cells)))
-    assert [table.title.split(" · ")[2:] for table in build(read_run(path)).tables] == [
+    assert [table.title.split(" · ")[2:] for table in build(analyse(read_run(path))).tables] == [
         ["digits on cpu, 1 thread", "n = 100"],
         ["digits on cpu, 4 threads", "n = 160"],
         ["digits on pi, 1 thread", "n = 140"],
@@ -165,7 +188,7 @@ def test_another_metric_is_shown_in_its_own_unit(store):
     )
     path = store((cell, found))
     assert place(path) == ["-1.23 worse", "[-2, -0.5]", "size 4.00x"]
-    assert "change of psnr" in build(read_run(path)).tables[0].title
+    assert "change of psnr" in build(analyse(read_run(path))).tables[0].title
 
 
 def test_a_dataset_of_one_example_decides_nothing_and_breaks_nothing(store, show):
@@ -245,7 +268,7 @@ def markdown_tables(text):
 
 def test_markdown_has_the_same_tables_with_as_many_fields_in_each_line(store):
     path = store(*big_run())
-    document = build(read_run(path))
+    document = build(analyse(read_run(path)))
     found = markdown_tables(to_markdown(document))
     assert len(found) == len(document.tables)
     for table, lines in zip(document.tables, found, strict=True):
@@ -256,12 +279,12 @@ def test_markdown_has_the_same_tables_with_as_many_fields_in_each_line(store):
 
 
 def test_markdown_keeps_a_place_on_one_line(store):
-    text = to_markdown(build(read_run(store((CELL, quality(CELL), latency(CELL))))))
+    text = to_markdown(build(analyse(read_run(store((CELL, quality(CELL), latency(CELL)))))))
     [line] = [line for line in text.splitlines() if line.startswith("| digits-cnn<br>tflite")]
     assert "-0.83 ?<br>[-2.26, +0.60]<br>flips 4/1<br>size 4.00x<br>3.20x faster" in line
 
 
 def test_markdown_does_not_take_a_message_for_markup(store):
     path = store((CELL, failed(CELL, "failed", "f(a|b) <lambda> in __init__ of *args, x_y")))
-    text = to_markdown(build(read_run(path)))
+    text = to_markdown(build(analyse(read_run(path))))
     assert r"f(a\|b) &lt;lambda&gt; in \_\_init\_\_ of \*args, x_y" in text

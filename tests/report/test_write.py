@@ -1,4 +1,5 @@
 import io
+import sys
 
 import pandas as pd
 import pytest
@@ -33,6 +34,35 @@ def test_three_files_with_the_same_rows_lie_beside_the_results(store, every_stat
     assert parquet["cell_id"].tolist() == csv["cell_id"].tolist()
     assert parquet["delta"].tolist() == pytest.approx(csv["delta"].tolist(), nan_ok=True)
     assert files[2].read_text(encoding="utf-8").startswith("# Sweep digits")
+
+
+def test_agreement_and_a_picture_are_added_where_there_is_something_to_show(store, show):
+    rows = [(make_cell(None, backend=name),) for name in ("tflite", "pytorch")]
+    rows += [
+        (make_cell("weight_only", f"w{bits}", backend=name),)
+        for name in ("tflite", "pytorch")
+        for bits in (2, 4, 8)
+    ]
+    path = store(*((cell, quality(cell)) for (cell,) in rows))
+    show(path)
+    names = sorted(file.name for file in (path / "report").iterdir())
+    assert names == [
+        "agreement.parquet",
+        "bits.svg",
+        "comparison.csv",
+        "comparison.md",
+        "comparison.parquet",
+    ]
+    assert (path / "report" / "bits.svg").read_bytes().startswith(b"<?xml")
+    assert "](bits.svg)" in (path / "report" / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_without_matplotlib_the_report_says_how_to_get_the_picture(store, show, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    cells = [make_cell("weight_only", f"w{bits}") for bits in (2, 4, 8)]
+    path = store(*((cell, quality(cell)) for cell in cells))
+    assert "no bits.svg: matplotlib is not installed; pip install 'qb-cluster[plots]'" in show(path)
+    assert "](bits.svg)" not in (path / "report" / "comparison.md").read_text(encoding="utf-8")
 
 
 def test_whole_numbers_are_whole_in_csv_and_what_is_unknown_is_empty(store, every_status):

@@ -14,7 +14,7 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from stored_cells import latency, make_cell, quality
+from stored_cells import latency, layer, make_cell, quality
 
 from qb_cluster.store.journal import JournalEntry
 from qb_cluster.store.rows import FinishedCell, result_row
@@ -46,7 +46,8 @@ def run_sweep(run, on_disk=lambda cell_ids: None):
 
 
 def _quality(cell):
-    return quality(cell, n=N, right=5, worse=1, better=0)
+    layers = [layer("conv1"), layer("conv1", "all_but")]
+    return quality(cell, n=N, right=5, worse=1, better=0, layers=layers)
 
 
 def _finished(cell, journaled=None):

@@ -142,11 +142,24 @@ def test_a_part_of_a_newer_layout_is_named(tmp_path):
     assert "newer layout" in read_run(tmp_path).problems[0]
 
 
+def test_a_part_of_an_older_layout_is_read_and_what_it_has_no_column_for_is_null(tmp_path):
+    with_two_parts(tmp_path)
+    part = min((tmp_path / "results").glob("[0-9]*.parquet"))
+    rows = pq.read_table(part).drop_columns(["outputs_digest", "integer_mac_share"])
+    metadata = rows.schema.metadata | {b"qb_cluster.schema_version": b"1"}
+    pq.write_table(rows.replace_schema_metadata(metadata), part)
+    run = read_run(tmp_path)
+    assert run.problems == ()
+    assert len(run.results) == 2
+    assert run.results["integer_mac_share"].isna().all()
+    assert run.results["value"].notna().all()
+
+
 def test_what_a_killed_driver_left_is_cleared_away(tmp_path):
     with_two_parts(tmp_path)
     before = parts(tmp_path)
     orphan = f"{7:020d}-0123abcd.parquet"
-    for table in ("predictions", "samples"):
+    for table in ("predictions", "layers", "samples"):
         pq.write_table(SCHEMAS[table].empty_table(), tmp_path / table / orphan)
     (tmp_path / ".tmp" / "results-1").write_bytes(b"PAR1 half")
     open_folder(tmp_path).close()

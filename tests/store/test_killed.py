@@ -41,10 +41,11 @@ def counts(run, table):
 
 
 def assert_whole(run, finished, journaled):
-    """Each finished cell has one row, all its predictions and timings, and nobody else has."""
+    """Each finished cell has one row, and all that belongs to it, and nobody else has."""
     assert counts(run, "results") == dict.fromkeys(finished, 1)
     assert counts(run, "stages") == dict.fromkeys(journaled, 1)
     assert counts(run, "predictions") == dict.fromkeys(finished | journaled, N)
+    assert counts(run, "layers") == dict.fromkeys(finished | journaled, 2)
     assert counts(run, "samples") == dict.fromkeys(finished, 4)
     assert set(pd.read_parquet(run / "results")["env_id"]) <= set(
         pd.read_parquet(run / "environments")["env_id"]

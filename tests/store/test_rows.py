@@ -132,6 +132,34 @@ def test_numpy_values_become_plain_ones_and_nan_becomes_null():
     assert row["sqnr_db"] == -math.inf
 
 
+@pytest.mark.parametrize(
+    ("calibration", "percentile"),
+    [
+        (Calibration(observer="percentile", percentile=99.9), 99.9),
+        (Calibration(observer="entropy", percentile=99.9), None),
+    ],
+)
+def test_the_percentile_is_in_the_row_where_the_observer_uses_one(calibration, percentile):
+    cell = make_cell("static", "w8a8", calibration=calibration)
+    row = result_row(cell, [quality(cell)], 1, "")
+    assert row["calibration_observer"] == calibration.observer
+    assert row["calibration_percentile"] == percentile
+
+
+def test_a_row_names_the_simulator_it_was_to_be_held_against():
+    cell = make_cell(simulator="pytorch")
+    assert result_row(cell, [quality(cell)], 1, "")["simulator"] == "pytorch"
+    assert not_run_row(make_cell(), "oom", "big", "")["simulator"] is None
+
+
+def test_a_kernel_that_computes_something_else_keeps_both_sqnrs_and_has_no_metric():
+    cell = make_cell(simulator="pytorch")
+    found = {"sqnr_db": 1.2, "reference_sqnr_db": 37.9, "top1_agreement": 0.1}
+    row = result_row(cell, [failed(cell, "kernel_mismatch", "garbage", values=found)], 1, "")
+    assert (row["status"], row["value"], row["delta"]) == ("kernel_mismatch", None, None)
+    assert {name: row[name] for name in found} == found
+
+
 def test_a_cell_that_never_ran_has_a_row_with_its_reason_and_without_numbers():
     cell = make_cell("static", "w2a8", execution=None, reason="no 2-bit kernel")
     row = not_run_row(cell, "unsupported", "no 2-bit kernel", "spec")

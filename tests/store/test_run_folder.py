@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from stored_cells import ENVIRONMENT, failed, latency, make_cell, quality
+from stored_cells import ENVIRONMENT, failed, latency, layer, make_cell, quality
 
 from qb_cluster.errors import RunFolderError
 from qb_cluster.store.journal import JournalEntry
@@ -143,8 +143,8 @@ def test_only_a_quality_stage_that_ended_ok_can_be_journaled(tmp_path):
 
 @pytest.mark.parametrize("is_journaled", [True, False])
 @pytest.mark.parametrize("is_resumed", [True, False])
-def test_predictions_are_written_once(tmp_path, is_journaled, is_resumed):
-    outcome = quality(CELL)
+def test_predictions_and_layers_are_written_once(tmp_path, is_journaled, is_resumed):
+    outcome = quality(CELL, layers=[layer("conv1"), layer("conv1", "all_but")])
     run = open_folder(tmp_path)
     if is_journaled:
         run.commit_stages([JournalEntry(outcome, 1)])
@@ -156,6 +156,28 @@ def test_predictions_are_written_once(tmp_path, is_journaled, is_resumed):
     run.commit_cells([finish(CELL, outcome, latency(CELL))])
     run.close()
     assert len(read(tmp_path, "predictions")) == 360
+    assert read(tmp_path, "layers")["mode"].tolist() == ["only", "all_but"]
+
+
+def test_layers_are_in_long_form_and_what_no_law_is_known_for_is_null(tmp_path):
+    found = [layer("conv1", bits="w4a8", sqnr_db=31.5), layer("fc", "all_but", parameters=7)]
+    with open_folder(tmp_path) as run:
+        run.commit_cells([finish(CELL, quality(CELL, layers=found)), finish(OTHER, quality(OTHER))])
+    only, all_but = read(tmp_path, "layers").to_dict("records")
+    assert only == {
+        "cell_id": CELL.cell_id,
+        "layer": "conv1",
+        "parameters": 1_000,
+        "macs": 9_000,
+        "mode": "only",
+        "bits": "w4a8",
+        "sqnr_db": 31.5,
+        "weight_sqnr_db": 28.5,
+        "expected_weight_sqnr_db": 29.5,
+    }
+    assert (all_but["layer"], all_but["mode"], all_but["parameters"]) == ("fc", "all_but", 7)
+    assert pd.isna(all_but["weight_sqnr_db"])
+    assert pd.isna(all_but["expected_weight_sqnr_db"])
 
 
 def test_a_quality_stage_that_was_run_again_after_all_counts_from_then_on(tmp_path):
@@ -278,6 +300,16 @@ def test_a_newer_layout_is_refused(tmp_path):
     with pytest.raises(RunFolderError, match="upgrade QuantBench"):
         open_folder(tmp_path)
     assert (tmp_path / "run.json").read_text() == newer
+
+
+def test_an_older_layout_is_not_added_to(tmp_path):
+    open_folder(tmp_path).close()
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    older = json.dumps(manifest | {"schema_version": SCHEMA_VERSION - 1})
+    (tmp_path / "run.json").write_text(older)
+    with pytest.raises(RunFolderError, match=r"older layout 1.*reported on.*--out"):
+        open_folder(tmp_path)
+    assert (tmp_path / "run.json").read_text() == older
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema_version": 1}', "\x00\xff"])

@@ -14,6 +14,7 @@ from qb_cluster.contracts import (
     Cell,
     Device,
     Latency,
+    LayerSensitivity,
     Measure,
     Outcome,
     Predictions,
@@ -45,13 +46,18 @@ def make_cell(
     execution="native",
     reason="",
     seed=0,
+    calibration=None,
+    simulator=None,
     measure=TIMED,
 ):
     """A quantized cell; `scheme=None` gives its baseline."""
     place = (model, dataset, backend, device, measure.metric.label)
     baseline_id = digest("baseline", *place)
+    if (scheme or "").startswith("static"):
+        calibration = calibration or Calibration(seed=seed)
+    quantized = (*place, scheme, bits, execution, seed, calibration)
     return Cell(
-        cell_id=baseline_id if scheme is None else digest(*place, scheme, bits, execution, seed),
+        cell_id=baseline_id if scheme is None else digest(*quantized),
         sweep=sweep,
         model=Ref(model, model),
         dataset=Ref(dataset, dataset),
@@ -61,14 +67,21 @@ def make_cell(
         bits=None if scheme is None else Bits.parse(bits),
         execution=execution,
         reason=reason,
-        calibration=Calibration(seed=seed) if (scheme or "").startswith("static") else None,
+        calibration=calibration,
         measure=measure,
         timeout_s=600.0,
         baseline_cell_id=baseline_id,
+        simulator=None if simulator is None else Ref(simulator, simulator),
     )
 
 
-def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, **values):
+def layer(name, mode="only", bits="w8", *, sqnr_db=40.0, parameters=1_000, macs=9_000):
+    """What a simulated cell found out about one layer."""
+    weights = (sqnr_db - 3, sqnr_db - 2) if mode == "only" else (None, None)
+    return LayerSensitivity(name, parameters, macs, mode, bits, sqnr_db, *weights)
+
+
+def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, layers=(), **values):
     """A quality stage that ended ok: of `right` examples in float, `worse` flipped, ..."""
     is_baseline = cell.is_baseline
     simulated = cell.execution == "simulated"
@@ -121,6 +134,7 @@ def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, **va
             predicted=np.where(correct, np.arange(n) % 10, 0).astype(np.int64),
             scores=correct.astype(np.float64),
         ),
+        layers=tuple(layers),
         env_id="e" * 16,
         environment=ENVIRONMENT,
     )
@@ -174,6 +188,7 @@ def failed(cell, status, error, *, stage="quality", **changes):
             "quality": None,
             "predictions": None,
             "samples": (),
+            "layers": (),
         }
         | changes,
     )

@@ -1,0 +1,37 @@
+"""Rows of a table as plain mappings, grouped by where they were measured."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from qb_cluster.report.cell_text import Row
+
+Place = tuple[str, str, str, int]
+"""Dataset, metric, device, threads: cells that differ in one of these never share a table."""
+
+
+def records(cells: pd.DataFrame) -> list[Row]:
+    """Give rows as mappings, with ``None`` for null."""
+    plain = cells.astype(object).where(cells.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in plain.to_dict("records")]
+
+
+def by_place(cells: Sequence[Row]) -> dict[Place, list[Row]]:
+    """Group rows by place, in order of appearance."""
+    places: dict[Place, list[Row]] = {}
+    for row in cells:
+        place = row["dataset"], row["metric"], row["device"], row["threads"]
+        places.setdefault(place, []).append(row)
+    return places
+
+
+def where(place: Place) -> str:
+    """Name a place in a title."""
+    dataset, _, device, threads = place
+    return f"{dataset} on {device}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def columns(cells: Sequence[Row]) -> list[str]:
+    """Give the bit-widths that occur, widest first."""
+    widths = {row["bits"]: (row["weight_bits"], row["activation_bits"]) for row in cells}
+    return sorted(widths, key=lambda bits: widths[bits], reverse=True)
