@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -127,9 +128,7 @@ def selfcheck(names: tuple[str, ...]) -> None:
 @click.option("--scheme", default="weight_only", show_default=True, help="Label of the scheme.")
 @click.option("--bits", type=float, help="Bits per weight at most.")
 @click.option("--sqnr", type=float, help="SQNR of the outputs in dB at least.")
-def propose(
-    folder: Path, model: str, scheme: str, bits: float | None, sqnr: float | None
-) -> None:
+def propose(folder: Path, model: str, scheme: str, bits: float | None, sqnr: float | None) -> None:
     """Propose a mixed-precision scheme from the layers that a run has measured.
 
     The run must hold simulated cells of one scheme over several bit-widths, with
@@ -210,7 +209,7 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
             )
             interrupts = _Interrupts(sweep.stop, console)
             sweep.run()
-        statuses = folder.statuses()
+        statuses = Counter(folder.finished().values())
     counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     console.print(
         f"{sum(statuses.values())} cells in {out}: {counts} "

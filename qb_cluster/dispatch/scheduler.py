@@ -46,7 +46,7 @@ class _Job:
 class _NoBaseline:
     """A baseline that ended without a result."""
 
-    status: Status
+    status: str
     story: str
 
 
@@ -64,18 +64,18 @@ class Scheduler:
 
     Args:
         plan: cells to end, baselines before the cells that need them.
-        finished: ids of cells whose row is written already.
+        finished: status of the cells whose row is written already, by cell id.
         kept: quality outcomes that an earlier run made durable, with their attempt, by cell id.
     """
 
     def __init__(
         self,
         plan: Iterable[Cell],
-        finished: frozenset[str] = frozenset(),
+        finished: Mapping[str, str] | None = None,
         kept: Mapping[str, tuple[Outcome, int]] | None = None,
     ) -> None:
         self._plan: Iterator[Cell] | None = iter(plan)
-        self._finished = finished
+        self._finished = finished or {}
         self._kept = dict(kept or {})
         self._workers: dict[str, _Worker] = {}
         self._node_cores: dict[str, tuple[int, ...]] = {}
@@ -252,8 +252,9 @@ class Scheduler:
         if kept and kept[0].quality:
             self._baselines[baseline.cell_id] = kept[0].quality
         else:
-            story = "has no result; its own row says why"
-            self._baselines[baseline.cell_id] = _NoBaseline("failed", story)
+            status = self._finished[baseline.cell_id]
+            story = f"ended {status} in an earlier run; its own row says why"
+            self._baselines[baseline.cell_id] = _NoBaseline(status, story)
 
     def _admit(self, cell: Cell) -> list[Action]:
         baseline = None if cell.is_baseline else self._baselines.get(cell.baseline_cell_id)

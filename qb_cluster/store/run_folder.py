@@ -18,7 +18,6 @@ import re
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -99,13 +98,9 @@ class RunFolder:
                 raise
         return run
 
-    def finished(self) -> frozenset[str]:
-        """Give the ids of the cells that have a row."""
-        return frozenset(self._finished)
-
-    def statuses(self) -> Counter[str]:
-        """Count the rows by status."""
-        return Counter(self._finished.values())
+    def finished(self) -> dict[str, str]:
+        """Give the status of every cell that has a row, by cell id."""
+        return dict(self._finished)
 
     def stage_outcomes(self) -> dict[str, JournalEntry]:
         """Read the journal: the latest quality outcome of each cell that has one, by cell id.

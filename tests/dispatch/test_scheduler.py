@@ -26,7 +26,7 @@ TWO_CORES = (0, 1)
 class Bench:
     """A scheduler with the pool played by the test."""
 
-    def __init__(self, plan, finished=frozenset(), kept=None, workers=2, cores=TWO_CORES):
+    def __init__(self, plan, finished=None, kept=None, workers=2, cores=TWO_CORES):
         self.scheduler = Scheduler(plan, finished, kept)
         self.now = 0.0
         self.running = {}
@@ -200,7 +200,7 @@ def test_a_resumed_run_starts_only_what_is_left():
     for _ in range(3):  # the baseline's quality and two more
         first.end(next(iter(first.running)))
     kept = {k.outcome.cell_id: (k.outcome, k.attempt) for k in first.kept}
-    second = Bench(plan, finished=frozenset(first.statuses()), kept=kept)
+    second = Bench(plan, finished=first.statuses(), kept=kept)
     second.run_down()
     assert second.scheduler.is_done
     done_before = {(cell_id, "quality") for cell_id in kept}
@@ -214,9 +214,18 @@ def test_cells_added_to_a_finished_sweep_use_the_baseline_that_was_kept():
     first = Bench(plan[:2])
     first.run_down()
     kept = {k.outcome.cell_id: (k.outcome, k.attempt) for k in first.kept}
-    second = Bench(plan, finished=frozenset(first.statuses()), kept=kept)
+    second = Bench(plan, finished=first.statuses(), kept=kept)
     second.run_down()
     assert {t.cell.cell_id for t in second.started} == {plan[2].cell_id}
+
+
+@pytest.mark.parametrize(("status", "becomes"), [("unsupported",) * 2, ("crashed", "failed")])
+def test_a_grown_sweep_remembers_that_a_baseline_had_no_result(status, becomes):
+    plan = group("a", 1)
+    bench = Bench(plan, finished={plan[0].cell_id: status})
+    assert bench.scheduler.is_done
+    assert bench.statuses() == {plan[1].cell_id: becomes}
+    assert f"ended {status} in an earlier run" in bench.finished[0].error
 
 
 def test_a_stop_lets_what_runs_end_and_starts_nothing_new():

@@ -70,7 +70,7 @@ def test_a_commit_that_does_not_fit_leaves_nothing_of_itself_and_can_be_tried_ag
             commit(run)
         assert parts(tmp_path) == before
         assert list((tmp_path / ".tmp").iterdir()) == []
-        assert run.finished() == {BASELINE.cell_id}
+        assert set(run.finished()) == {BASELINE.cell_id}
         commit(run)
         marker = "results" if kind == "cells" else "stages"
         assert (pd.read_parquet(tmp_path / marker)["cell_id"] == CELL.cell_id).sum() == 1
@@ -93,7 +93,7 @@ def test_a_truncated_part_is_named_and_its_cells_run_again(tmp_path, keep):
     assert len(run.problems) == 1
     assert str(part) in run.problems[0]
     with open_folder(tmp_path) as folder:
-        assert folder.finished() == {BASELINE.cell_id}
+        assert set(folder.finished()) == {BASELINE.cell_id}
         assert folder.problems == list(run.problems)
         folder.commit_cells([finish(CELL, quality(CELL, n=5, right=4))])
     assert set(read_results(tmp_path)["cell_id"]) == {BASELINE.cell_id, CELL.cell_id}
@@ -123,7 +123,7 @@ def test_foreign_files_are_named_and_never_deleted(tmp_path):
     other = tmp_path / "results" / "other.parquet"
     pq.write_table(pa.table({"cell_id": ["stranger"]}), other)
     with open_folder(tmp_path) as run:
-        assert run.finished() == {BASELINE.cell_id, CELL.cell_id}
+        assert set(run.finished()) == {BASELINE.cell_id, CELL.cell_id}
         problems = "\n".join(run.problems)
     for named in ("notes.txt", "copy.parquet", "samples/folder", "other.parquet"):
         assert named in problems

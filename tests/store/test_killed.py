@@ -66,14 +66,14 @@ def test_a_driver_killed_before_any_one_file_operation_loses_and_doubles_nothing
         folder = tmp_path / done.name[5:]
         promised = set(done.read_text().split())
         with open_folder(folder) as run:
-            finished, journaled = run.finished(), frozenset(run.stage_outcomes())
+            finished, journaled = frozenset(run.finished()), frozenset(run.stage_outcomes())
             assert promised <= finished
             assert run.problems == []
             assert_whole(folder, finished, journaled)
             assert list((folder / ".tmp").iterdir()) == []
             killed_driver.run_sweep(run)
             assert len(run.finished()) == CELLS
-            assert_whole(folder, run.finished(), frozenset(run.stage_outcomes()))
+            assert_whole(folder, frozenset(run.finished()), frozenset(run.stage_outcomes()))
         seen.add((len(journaled), len(finished)))
     # The kills fell before, between and after all three commits.
     assert seen == {(0, 0), (2, 0), (2, 2), (2, 4)}
@@ -89,7 +89,7 @@ def test_a_driver_killed_at_a_random_moment_loses_and_doubles_nothing(tmp_path, 
         promised += driver.stdout.read().split()
     assert driver.returncode == -signal.SIGKILL
     with open_folder(tmp_path) as run:
-        finished = run.finished()
+        finished = frozenset(run.finished())
         assert set(promised) <= finished
         assert len(finished) - len(promised) in {0, 1}  # it may have died before it could say so
         assert_whole(tmp_path, finished, frozenset())
