@@ -1,5 +1,8 @@
 """The backend object: light to import, each framework loaded by the method that needs it."""
 
+from pathlib import Path
+
+from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import (
     Arrays,
     Artifact,
@@ -10,7 +13,6 @@ from qb_cluster.contracts import (
 )
 from qb_onnxruntime import support
 
-BLOCK_SIZES = (16, 32, 64, 128, 256)
 ACCURACY_LEVELS = tuple(support.ARITHMETIC)
 
 
@@ -18,8 +20,6 @@ class OnnxRuntimeBackend:
     """ONNX Runtime on the CPU.
 
     Args:
-        block_size: weights that share a scale in a weight-only linear layer: 16, 32, 64, 128
-            or 256 along its inputs.
         accuracy_level: arithmetic of weight-only linear layers. 1 computes in float32, as the
             scheme says. 4 rounds activations to int8 inside the kernel: up to a hundred times
             faster at 2 and 8 bits, for which this runtime has no float32 kernel.
@@ -31,31 +31,36 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
     requires: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
     distributions: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
-    takes: tuple[str, ...] = ("torch",)
+    takes: tuple[str, ...] = ("torch", "onnx")
 
-    def __init__(self, block_size: int = 32, accuracy_level: int = 1) -> None:
-        if block_size not in BLOCK_SIZES:
-            raise ValueError(f"block_size is one of {BLOCK_SIZES}, not {block_size}")
+    def __init__(self, accuracy_level: int = 1) -> None:
         if accuracy_level not in ACCURACY_LEVELS:
             raise ValueError(f"accuracy_level is one of {ACCURACY_LEVELS}, not {accuracy_level}")
-        self.block_size = block_size
         self.accuracy_level = accuracy_level
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing the framework."""
-        return support.support(quantization, self.block_size, self.accuracy_level)
+        return support.support(quantization, self.accuracy_level)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
-        """Export to ONNX with a dynamic batch.
+        """Export a torch module with a batch of any size, or take a float ``.onnx`` file.
 
         Raises:
-            PlugInError: the model is not a ``torch.nn.Module``.
-            UnsupportedError: it cannot be exported, or is too large for one ONNX file.
+            PlugInError: the model is neither, or the file cannot be read or fed with examples.
+            UnsupportedError: it cannot be exported, is too large for one ONNX file, is
+                quantized already, or takes batches of a fixed size other than 1.
         """
-        from qb_onnxruntime.export import export
         from qb_onnxruntime.facts import float_facts
 
-        data = export(model(), example)
+        source = model()
+        if model_kind(source) == "onnx":
+            from qb_onnxruntime.source import from_file
+
+            data = from_file(Path(source), example)
+        else:
+            from qb_onnxruntime.export import export
+
+            data = export(source, example)
         return Artifact(data, "onnx", float_facts(data))
 
     def quantize(
@@ -75,13 +80,9 @@ class OnnxRuntimeBackend:
         from qb_onnxruntime.quantize import quantize
 
         data = quantize(
-            baseline.data,
-            quantization,
-            calibration,
-            block_size=self.block_size,
-            accuracy_level=self.accuracy_level,
+            baseline.data, quantization, calibration, accuracy_level=self.accuracy_level
         )
-        facts = quantized_facts(data, baseline, quantization.bits.weight)
+        facts = quantized_facts(data, baseline, quantization)
         return Artifact(data, "onnx", facts)
 
     def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:

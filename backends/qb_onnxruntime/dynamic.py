@@ -2,52 +2,88 @@
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from qb_onnxruntime.graph import Layer, Part, attributes, replace_layers, stored
+from qb_cluster.contracts import Bits, Scheme
+from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.affine import symmetric_limit
+from qb_onnxruntime.graph import Chosen, Layer, Part, attributes, replace_layers, stored
 from qb_onnxruntime.runtime import ONE_BY_ONE
 
 INTEGER_OP = {"Conv": "ConvInteger", "MatMul": "MatMulInteger", "Gemm": "MatMulInteger"}
 
 
-def quantize_dynamic(model: onnx.ModelProto, bits: int, *, per_channel: bool) -> None:
-    """Quantize every Conv and linear layer in place.
+def quantize_dynamic(model: onnx.ModelProto, scheme: Scheme, chosen: Chosen) -> None:
+    """Quantize Conv and linear layers in place.
 
     The nodes are those that onnxruntime's quantize_dynamic writes, and its sessions fuse them
     alike. They are written here because that one quantizes Conv weights per tensor even when
     asked for channels, and stores nothing below 8 bits.
+
+    Raises:
+        UnsupportedError: there are no kernels for any of the layers.
     """
-    replace_layers(model, lambda layer: _integer_layer(layer, bits, per_channel=per_channel))
+    before = {node.op_type for node in model.graph.node}
+
+    def replace(layer: Layer) -> Part | None:
+        bits = chosen.get(layer.output)
+        if bits is None or not has_kernel(layer.node, scheme):
+            return None
+        return _integer_layer(layer, scheme, bits)
+
+    replace_layers(model, replace)
+    if not {node.op_type for node in model.graph.node} & set(INTEGER_OP.values()):
+        raise UnsupportedError(
+            f"onnxruntime has no dynamic kernels for the layers of this model ({sorted(before)}) "
+            "with this scheme: ConvInteger takes one zero point a tensor and ConvTranspose stays "
+            "float; use symmetric weights, per_tensor, or weight_only"
+        )
     # A range spans all examples of a batch, so a session has to run them one by one.
-    model.metadata_props.append(onnx.StringStringEntryProto(key=ONE_BY_ONE, value="1"))
+    helper.set_model_props(
+        model, {entry.key: entry.value for entry in model.metadata_props} | {ONE_BY_ONE: "1"}
+    )
 
 
-def _integer_layer(layer: Layer, bits: int, *, per_channel: bool) -> Part | None:
-    operator = INTEGER_OP.get(layer.node.op_type)
-    if operator is None:
-        return None
-    integers, scale = layer.quantized(bits, per_channel=per_channel)
+def has_kernel(node: NodeProto, scheme: Scheme) -> bool:
+    """Tell whether a layer can compute in integers: ConvInteger takes one zero point a tensor."""
+    if node.op_type == "Conv":
+        return scheme.symmetric or scheme.granularity == "per_tensor"
+    return node.op_type in INTEGER_OP
+
+
+def _integer_layer(layer: Layer, scheme: Scheme, bits: Bits) -> Part:
+    codes = layer.codes(scheme, bits)
+    integers = codes.integers
     if layer.is_linear:
         integers, after_channels = np.moveaxis(integers, layer.axis, -1), []
         settings = {}
     else:
         after_channels = [1] * (integers.ndim - 2)
         settings = attributes(layer.node)
-    weight, weight_scale, shape = (
-        f"{layer.name}_{what}" for what in ("integers", "scale", "bias_shape")
+    weight, weight_scale, weight_zero_point, shape = (
+        f"{layer.name}_{what}" for what in ("integers", "scale", "zero_point", "bias_shape")
     )
+    tensors = [
+        stored(weight, integers, bits.weight),
+        numpy_helper.from_array(codes.scale.reshape(-1, *after_channels), weight_scale),
+    ]
+    if codes.zero_point is not None:
+        tensors.append(stored(weight_zero_point, codes.zero_point.ravel(), 8))
     out = layer.output
+    quantized_input = _symmetric_input(layer) if scheme.symmetric_activations else _input(layer)
+    tensors += quantized_input.tensors
     nodes = [
-        helper.make_node(
-            "DynamicQuantizeLinear",
-            [layer.node.input[0]],
-            [f"{out}_input", f"{out}_input_scale", f"{out}_input_zero_point"],
-        ),
+        *quantized_input.nodes,
         # Computed once, on loading: the kernels take 8-bit integers.
         helper.make_node("Cast", [weight], [f"{out}_weight"], to=TensorProto.INT8),
         helper.make_node(
-            operator,
-            [f"{out}_input", f"{out}_weight", f"{out}_input_zero_point"],
+            INTEGER_OP[layer.node.op_type],
+            [
+                f"{out}_input",
+                f"{out}_weight",
+                f"{out}_input_zero_point",
+                *([] if codes.zero_point is None else [weight_zero_point]),
+            ],
             [f"{out}_sum"],
             layer.node.name,
             **settings,
@@ -55,10 +91,6 @@ def _integer_layer(layer: Layer, bits: int, *, per_channel: bool) -> Part | None
         helper.make_node("Cast", [f"{out}_sum"], [f"{out}_float_sum"], to=TensorProto.FLOAT),
         helper.make_node("Mul", [f"{out}_input_scale", weight_scale], [f"{out}_scale"]),
         helper.make_node("Mul", [f"{out}_float_sum", f"{out}_scale"], [f"{out}_product"]),
-    ]
-    tensors = [
-        stored(weight, integers, bits),
-        numpy_helper.from_array(scale.reshape(-1, *after_channels), weight_scale),
     ]
     if layer.bias:
         nodes += [
@@ -69,3 +101,32 @@ def _integer_layer(layer: Layer, bits: int, *, per_channel: bool) -> Part | None
     else:
         nodes[-1].output[0] = out
     return Part(nodes, tensors)
+
+
+def _input(layer: Layer) -> Part:
+    """Quantize the input to uint8, affine over its range."""
+    names = [f"{layer.output}_input{what}" for what in ("", "_scale", "_zero_point")]
+    return Part([helper.make_node("DynamicQuantizeLinear", [layer.node.input[0]], names)], [])
+
+
+def _symmetric_input(layer: Layer) -> Part:
+    """Quantize the input to int8, symmetric about zero: scale = max|x| / 127."""
+    out = layer.output
+    constants = {
+        "qb_int8_limit": np.float32(symmetric_limit(8)),
+        "qb_least_scale": np.finfo(np.float32).tiny,
+        f"{out}_input_zero_point": np.int8(0),
+    }
+    limit, least, zero_point = constants
+    source, make = layer.node.input[0], helper.make_node
+    nodes = [
+        make("Abs", [source], [f"{out}_magnitudes"]),
+        make("ReduceMax", [f"{out}_magnitudes"], [f"{out}_largest"], keepdims=0),
+        make("Div", [f"{out}_largest", limit], [f"{out}_usual_scale"]),
+        make("Max", [f"{out}_usual_scale", least], [f"{out}_input_scale"]),
+        make("QuantizeLinear", [source, f"{out}_input_scale", zero_point], [f"{out}_input"]),
+    ]
+    return Part(
+        nodes,
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )

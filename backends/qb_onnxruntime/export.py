@@ -1,5 +1,6 @@
 """From a torch module to the bytes of an ONNX file."""
 
+import ast
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -10,12 +11,11 @@ import torch
 
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_onnxruntime.graph import OPSET, layers
 from qb_onnxruntime.quiet import quiet
 
-OPSET = 21
-"""The first with 4- and 16-bit integers in DequantizeLinear; the exporter's own default is 20."""
-
 LARGEST_FILE = 2**31 - 1
+SCOPES = "pkg.torch.onnx.name_scopes"
 LONE_INPUT = "input"
 LONE_OUTPUT = "output"
 
@@ -34,8 +34,9 @@ def export(model: Any, example: Arrays) -> bytes:
     """
     if not isinstance(model, torch.nn.Module):
         raise PlugInError(
-            f"onnxruntime converts a torch.nn.Module, and the model is a {type(model).__qualname__}"
-            "; let the model's callable return a module, or leave this backend out for it"
+            "onnxruntime converts a torch.nn.Module or an .onnx file, and the model is a "
+            f"{type(model).__qualname__}; let the model's callable return one of these, or leave "
+            "this backend out for it"
         )
     _check_size(model)
     if any(module.training for module in model.modules()):
@@ -71,7 +72,9 @@ def export(model: Any, example: Arrays) -> bytes:
             f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
         ) from error
     assert program is not None
-    return _cleaned(program.model_proto)
+    proto = program.model_proto  # made anew at each access
+    _name_weights(proto)
+    return _cleaned(proto)
 
 
 def _check_size(model: torch.nn.Module) -> None:
@@ -105,6 +108,29 @@ def output_names(raw: Any) -> list[str]:
             "; onnxruntime needs a tensor, or a tuple or mapping of tensors"
         )
     return list(members)
+
+
+def _name_weights(model: onnx.ModelProto) -> None:
+    """Give weights that the exporter has transposed the names they have in the module.
+
+    It calls them ``val_7``; of what module they are stands in the node's list of name scopes,
+    which runs from the root over each module to the operation.
+    """
+    taken = {tensor.name for tensor in model.graph.initializer}
+    renamed = {}
+    for layer in layers(model):
+        scopes = next((e.value for e in layer.node.metadata_props if e.key == SCOPES), "[]")
+        modules = ast.literal_eval(scopes)[:-1]
+        if layer.tensor.startswith("val_") and modules:
+            name = f"{modules[-1]}.weight".removeprefix(".")
+            if name not in taken:
+                renamed[layer.tensor] = name
+                taken.add(name)
+    for tensor in model.graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            node.input[i] = renamed.get(name, name)
 
 
 def _cleaned(model: onnx.ModelProto) -> bytes:

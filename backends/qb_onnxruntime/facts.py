@@ -5,8 +5,10 @@ import math
 import onnx
 from onnx import TensorProto
 
-from qb_cluster.contracts import Artifact, ArtifactFacts
+from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization
 from qb_onnxruntime.graph import attributes
+from qb_onnxruntime.macs import arithmetic
+from qb_onnxruntime.support import widths
 
 FLOAT_BITS = {
     TensorProto.FLOAT: 32,
@@ -14,7 +16,7 @@ FLOAT_BITS = {
     TensorProto.BFLOAT16: 16,
     TensorProto.DOUBLE: 64,
 }
-INTEGER_BITS = {
+QUANTIZED_BITS = {
     TensorProto.INT2: 2,
     TensorProto.INT4: 4,
     TensorProto.INT8: 8,
@@ -22,6 +24,8 @@ INTEGER_BITS = {
     TensorProto.INT16: 16,
     TensorProto.UINT16: 16,
     TensorProto.INT32: 32,
+    TensorProto.FLOAT8E4M3FN: 8,
+    TensorProto.FLOAT8E5M2: 8,
 }
 COMPANIONS = ("_scale", "_zero_point")
 """How names of scales and zero points end, here and in onnxruntime's quantizers."""
@@ -34,27 +38,31 @@ def float_facts(data: bytes) -> ArtifactFacts:
         parameters=sum(map(_count, floats)),
         parameter_bytes=sum(map(_bytes, floats)),
         quantized_parameters=0,
+        integer_mac_share=0.0,
     )
 
 
-def quantized_facts(data: bytes, baseline: Artifact, weight_bits: int) -> ArtifactFacts:
+def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization) -> ArtifactFacts:
     """Read the facts of a quantized file.
 
     Args:
         data: the file.
         baseline: the float artifact it was made from.
-        weight_bits: what was asked for.
+        quantization: what was asked for.
     """
     model, float_model = map(onnx.load_from_string, (data, baseline.data))
-    known = {tensor.name for tensor in float_model.graph.initializer}
-    new = [tensor for tensor in model.graph.initializer if tensor.name not in known]
+    known = {(tensor.name, tensor.data_type) for tensor in float_model.graph.initializer}
+    new = [t for t in model.graph.initializer if (t.name, t.data_type) not in known]
     companions = [tensor for tensor in new if tensor.name.endswith(COMPANIONS)]
     names = {tensor.name for tensor in companions}
-    floats = [tensor for tensor in _parameters(model) if tensor.name not in names]
-    integers = [
+    half = TensorProto.FLOAT16 if quantization.scheme.number == "fp16" else None
+    floats = [t for t in _parameters(model) if t.name not in names and t.data_type != half]
+    quantized = [
         tensor
         for tensor in new
-        if tensor.data_type in INTEGER_BITS and tensor.name not in names and _count(tensor) > 1
+        if tensor.name not in names
+        and _count(tensor) > 1
+        and (tensor.data_type in QUANTIZED_BITS or tensor.data_type == half)
     ]
     of_activations = _read_by("QuantizeLinear", model)
     of_weights = [tensor for tensor in companions if tensor.name not in of_activations]
@@ -66,19 +74,24 @@ def quantized_facts(data: bytes, baseline: Artifact, weight_bits: int) -> Artifa
     }
     weights = sum(map(_is_weight, _parameters(float_model)))
     left = sum(map(_is_weight, floats))
+    widest = max(bits.weight for bits in widths(quantization))
     wider = sum(
-        _is_weight(tensor) and tensor.name not in packed and _bits(tensor) > weight_bits
-        for tensor in integers
+        _is_weight(tensor) and tensor.name not in packed and _bits(tensor) > widest
+        for tensor in quantized
     )
     notes = {
         f"{left} of {weights} weight tensors stay float": left,
-        f"{wider} of {weights} weight tensors take more than {weight_bits} bits": wider,
+        f"{wider} of {weights} weight tensors take more than {widest} bits": wider,
     }
+    is_integer = quantization.scheme.number == "integer"
+    share, fallback = arithmetic(data, float_model, quantization) if is_integer else (0.0, ())
     return ArtifactFacts(
         parameters=baseline.facts.parameters,
-        parameter_bytes=sum(map(_bytes, [*floats, *integers, *of_weights])),
-        quantized_parameters=sum(packed.get(t.name, _count(t)) for t in integers),
+        parameter_bytes=sum(map(_bytes, [*floats, *quantized, *of_weights])),
+        quantized_parameters=sum(packed.get(t.name, _count(t)) for t in quantized),
         notes=tuple(note for note, count in notes.items() if count),
+        integer_mac_share=share,
+        fallback_ops=fallback,
     )
 
 
@@ -99,7 +112,7 @@ def _count(tensor: TensorProto) -> int:
 
 
 def _bits(tensor: TensorProto) -> int:
-    return (FLOAT_BITS | INTEGER_BITS)[tensor.data_type]
+    return (FLOAT_BITS | QUANTIZED_BITS)[tensor.data_type]
 
 
 def _bytes(tensor: TensorProto) -> int:

@@ -1,6 +1,6 @@
 """ONNX graphs: which nodes hold weights, and how integers are stored in a file."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,15 +9,41 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from qb_cluster.quantization.affine import quantize_symmetric
+from qb_cluster.contracts import Bits, Scheme
+from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.weights import quantize_weights
 
+OPSET = 21
+"""The first with 4- and 16-bit integers in DequantizeLinear."""
+
+OPSET_OF_2_BITS = 25
 STORED_TYPE: dict[int, int] = {
     2: TensorProto.INT2,
     4: TensorProto.INT4,
     8: TensorProto.INT8,
     16: TensorProto.INT16,
 }
-OPSET_OF_2_BITS = 25
+_WEIGHT = "weight"
+_NAMELESS = ("onnx::", "val_", "_val_")
+"""How exporters begin the names of weights that they have rearranged."""
+
+Chosen = Mapping[str, Bits]
+"""Bits of the layers to quantize, by the layer's output. All others stay float."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """A weight in integers: ``(integers - zero_point) * scale`` gives it back.
+
+    Attributes:
+        integers: int32 in -2^(bits-1) … 2^(bits-1) - 1, in the layout of the file.
+        scale: float32, broadcastable against ``integers``; in their full shape per group.
+        zero_point: int32 like ``scale``; ``None`` for symmetric schemes.
+    """
+
+    integers: NDArray[np.int32]
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int32] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +61,22 @@ class Layer:
     axis: int
 
     @property
+    def tensor(self) -> str:
+        """Name of the weight."""
+        return str(self.node.input[1])
+
+    @property
+    def module(self) -> str:
+        """Name of the layer in the model: its weight's without ``.weight``, else the node's."""
+        weight = self.tensor
+        if weight == _WEIGHT or weight.endswith(f".{_WEIGHT}"):
+            return weight.removesuffix(_WEIGHT).removesuffix(".")
+        return str(self.node.name) if weight.startswith(_NAMELESS) else weight
+
+    @property
     def name(self) -> str:
         """Name of the weight as this layer lays it out: layers that share both share tensors."""
-        return f"{self.node.input[1]}_{self.axis}"
+        return f"{self.tensor}_{self.axis}"
 
     @property
     def output(self) -> str:
@@ -51,19 +90,28 @@ class Layer:
 
     @property
     def is_linear(self) -> bool:
-        """Whether it multiplies by a matrix, so that ``matrix`` makes sense."""
+        """Whether it multiplies by a matrix."""
         return self.node.op_type in ("MatMul", "Gemm")
 
     @property
-    def matrix(self) -> NDArray[np.float32]:
-        """The weight of a linear layer as (outputs, inputs)."""
+    def rows(self) -> NDArray[np.float32]:
+        """The weight with output channels on axis 0."""
         return np.moveaxis(self.weight, self.axis, 0)
 
-    def quantized(
-        self, bits: int, *, per_channel: bool
-    ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Give the weight's integers and their scale, which broadcasts against them."""
-        return quantize_symmetric(self.weight, bits, self.axis if per_channel else None)
+    def codes(self, scheme: Scheme, bits: Bits) -> Codes:
+        """Quantize the weight as the scheme says.
+
+        Raises:
+            NonFiniteError: it holds NaN or infinity.
+        """
+        found = quantize_weights(self.rows, scheme, bits, name=self.module or _WEIGHT)
+        # Kernels like signed weights best, so what is affine moves down by half its levels.
+        middle = 0 if scheme.symmetric else 2 ** (bits.weight - 1)
+        return Codes(
+            np.moveaxis(found.integers - middle, 0, self.axis),
+            np.moveaxis(found.scale, 0, self.axis),
+            None if scheme.symmetric else np.moveaxis(found.zero_point - middle, 0, self.axis),
+        )
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -131,7 +179,7 @@ def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | Non
             nodes.extend(part.nodes)
             # Layers that share a weight give the same tensors once more.
             tensors |= {tensor.name: tensor for tensor in part.tensors}
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in node.input} | {out.name for out in graph.output}
     del graph.node[:]
     graph.node.extend(nodes)
     kept = [tensor for name, tensor in tensors.items() if name in used]
@@ -139,16 +187,43 @@ def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | Non
     graph.initializer.extend(kept)
 
 
-def load(data: bytes, weight_bits: int) -> onnx.ModelProto:
-    """Read a file, raised to the operator set that knows integers of this width."""
-    model = onnx.load_from_string(data)
-    if weight_bits == 2:
-        model = onnx.version_converter.convert_version(model, OPSET_OF_2_BITS)
-        model.ir_version = helper.find_min_ir_version_for(list(model.opset_import))
+def load(data: bytes, bits: Sequence[int]) -> onnx.ModelProto:
+    """Read a float file, raised to the operator set that knows integers of these widths.
+
+    Raises:
+        UnsupportedError: it cannot be raised.
+    """
+    return raised(onnx.load_from_string(data), OPSET_OF_2_BITS if 2 in bits else OPSET)
+
+
+def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Give the model in this operator set, or as it is if its own is newer.
+
+    Raises:
+        UnsupportedError: an operator in it has no conversion.
+    """
+    given = next((entry.version for entry in model.opset_import if not entry.domain), 1)
+    if given >= opset:
+        return model
+    try:
+        model = onnx.version_converter.convert_version(model, opset)
+    except Exception as error:  # whatever the converter meets
+        raise UnsupportedError(
+            f"onnx cannot raise this model from operator set {given} to {opset}, which has the "
+            f"integer types ({str(error).strip().partition(chr(10))[0]}); export it anew with "
+            f"opset_version={opset}"
+        ) from error
+    needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
+    model.ir_version = max(model.ir_version, needed)
     return model
+
+
+def stored_dtype(bits: int) -> np.dtype[Any]:
+    """Give the signed integer type of ``bits`` bits (2, 4, 8 or 16), packed in files."""
+    dtype: np.dtype[Any] = helper.tensor_dtype_to_np_dtype(STORED_TYPE[bits])
+    return dtype
 
 
 def stored(name: str, integers: NDArray[np.int32], bits: int) -> TensorProto:
     """Pack integers of ``bits`` bits (2, 4, 8 or 16) into a tensor, low bits first."""
-    dtype = helper.tensor_dtype_to_np_dtype(STORED_TYPE[bits])
-    return numpy_helper.from_array(integers.astype(dtype), name)
+    return numpy_helper.from_array(integers.astype(stored_dtype(bits)), name)

@@ -1,20 +1,19 @@
 """From a float ONNX file and a scheme to a quantized ONNX file."""
 
-from qb_cluster.contracts import Arrays, Quantization
-from qb_cluster.errors import UnsupportedError
+from fnmatch import fnmatchcase
+
+from qb_cluster.contracts import Arrays, Bits, Quantization
+from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_onnxruntime.dynamic import quantize_dynamic
-from qb_onnxruntime.graph import layers, load
+from qb_onnxruntime.float_formats import to_fp8, to_fp16
+from qb_onnxruntime.graph import Layer, layers, load
 from qb_onnxruntime.static import quantize_qdq
+from qb_onnxruntime.support import widths
 from qb_onnxruntime.weight_only import quantize_weight_only
 
 
 def quantize(
-    data: bytes,
-    quantization: Quantization,
-    calibration: Arrays | None,
-    *,
-    block_size: int,
-    accuracy_level: int,
+    data: bytes, quantization: Quantization, calibration: Arrays | None, *, accuracy_level: int
 ) -> bytes:
     """Quantize.
 
@@ -22,38 +21,56 @@ def quantize(
         data: the float file.
         quantization: what ``support`` said yes to.
         calibration: examples by input name, for static activations only.
-        block_size: see ``OnnxRuntimeBackend``.
-        accuracy_level: the same.
+        accuracy_level: see ``OnnxRuntimeBackend``.
 
     Raises:
         UnsupportedError: the model has no layer that could be quantized.
+        PlugInError: the scheme's ``layers`` name none of the model's.
+        NonFiniteError: weights or calibration activations hold NaN or infinity.
+        DataError: there are no calibration examples.
     """
-    scheme, bits = quantization.scheme, quantization.bits
-    model = load(data, bits.weight)
-    if not layers(model):
+    scheme = quantization.scheme
+    model = load(data, [bits.weight for bits in widths(quantization)])
+    chosen = choose(layers(model), quantization)
+    if scheme.number == "fp16":
+        model = to_fp16(model)
+    elif scheme.number != "integer":
+        to_fp8(model, scheme, chosen)
+    elif scheme.activations == "none":
+        quantize_weight_only(model, scheme, chosen, accuracy_level)
+    elif scheme.activations == "dynamic":
+        quantize_dynamic(model, scheme, chosen)
+    else:
+        assert calibration is not None
+        model = quantize_qdq(model, quantization, chosen, calibration)
+    return bytes(model.SerializeToString())
+
+
+def choose(found: list[Layer], quantization: Quantization) -> dict[str, Bits]:
+    """Give the bits of every layer that is to be quantized, by its output.
+
+    Raises:
+        UnsupportedError: the model has none.
+        PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
+    """
+    if not found:
         raise UnsupportedError(
             "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
             "this model has none"
         )
-    per_channel = scheme.granularity == "per_channel"
-    if scheme.activations == "none":
-        quantize_weight_only(
-            model,
-            bits.weight,
-            per_channel=per_channel,
-            block_size=block_size,
-            accuracy_level=accuracy_level,
+    names = [layer.module for layer in found]
+    for pattern, _ in quantization.scheme.layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            listed = ", ".join(repr(name) for name in dict.fromkeys(names))
+            raise PlugInError(
+                f"layers '{pattern}' of scheme '{quantization.scheme.name}' matches no layer of "
+                f"this model; its layers are {listed}"
+            )
+    given = {layer.output: quantization.layer_bits(layer.module) for layer in found}
+    chosen = {output: bits for output, bits in given.items() if bits is not None}
+    if not chosen:
+        raise PlugInError(
+            f"the layers of scheme '{quantization.scheme.name}' leave all of this model float; "
+            "leave the cell out, the baseline is the same"
         )
-    elif scheme.activations == "dynamic":
-        quantize_dynamic(model, bits.weight, per_channel=per_channel)
-    else:
-        assert bits.activation is not None
-        assert calibration is not None
-        model = quantize_qdq(
-            model,
-            bits.weight,
-            bits.activation,
-            per_channel=per_channel,
-            calibration=calibration,
-        )
-    return bytes(model.SerializeToString())
+    return chosen

@@ -66,10 +66,13 @@ def session_options(threads: int) -> Any:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = ERRORS_ONLY
-    # Idle threads spin after a run by default. With a float and a quantized session open side by
-    # side (as when they are timed against each other) the one's spinning slowed the other by
-    # 1.1–4.5 times on two cores, and not both alike. So they spin within a run only.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # A 16-bit MatMul with stored weights would round its activations to int8 (level 4).
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    if threads > 1:
+        # Idle threads spin after a run by default. With a float and a quantized session open side
+        # by side (as when they are timed against each other) the one's spinning slowed the other
+        # by 1.1–4.5 times on two cores, and not both alike. So they spin within a run only.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if int8_products_saturate():
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options

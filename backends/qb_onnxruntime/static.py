@@ -1,120 +1,181 @@
 """Integer weights, and activations whose ranges are fixed on calibration examples."""
 
-import tempfile
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from onnxruntime.quantization import MinMaxCalibrater, QuantType, quantize_static, save_tensors_data
+from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
+from onnxruntime.quantization.calibrate import TensorsData
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
-from qb_cluster.contracts import Arrays
-from qb_onnxruntime.graph import layers, stored
+from qb_cluster.contracts import Arrays, Calibration, Quantization
+from qb_cluster.quantization.affine import affine_qparams
+from qb_onnxruntime.calibration import observe
+from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
-from qb_onnxruntime.runtime import session_options
+from qb_onnxruntime.support import INT8
 
-CALIBRATION_BATCH = 32
 ACTIVATION_TYPE = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
 QUANTIZED = "_quantized"
 """What onnxruntime's quantizer appends to the name of a weight."""
 
+ROOM = 1.001
+"""For rounding, in what must fit int32."""
+
+OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
+"""What onnxruntime's quantize_static puts quantize/dequantize pairs around."""
+
 
 def quantize_qdq(
-    model: onnx.ModelProto,
-    weight_bits: int,
-    activation_bits: int,
-    *,
-    per_channel: bool,
-    calibration: Arrays,
+    model: onnx.ModelProto, quantization: Quantization, chosen: Chosen, examples: Arrays
 ) -> onnx.ModelProto:
-    """Quantize with onnxruntime's quantize_static (quantize/dequantize pairs around every node).
+    """Quantize with onnxruntime's QDQQuantizer (quantize/dequantize pairs around every node).
 
-    Activations are uint8 or uint16 over their true minimum and maximum; int8 gave the same SQNR
-    and speed on x86. Weights below 8 bits are quantized into int8 first and packed afterwards.
+    Activations are uint8 or uint16, symmetric ones with the zero point in the middle: with int8
+    some products stay float on x86, and the others are slower. The ranges are our observers' and
+    the integers of the layers' weights our own; whatever else holds constants (sums, embeddings)
+    is rounded by onnxruntime's rule, over minimum and maximum.
     """
-    scales = _weight_scales(model, weight_bits, per_channel=per_channel)
-    with tempfile.TemporaryDirectory(prefix="qb_onnxruntime.") as folder, quiet():
-        source, ranges, target = (Path(folder, name) for name in ("f.onnx", "ranges", "q.onnx"))
-        onnx.save(model, source)
-        _save_ranges(source, ranges, calibration)
-        quantize_static(
-            source,
-            target,
+    scheme, bits = quantization.scheme, quantization.bits
+    assert bits.activation is not None
+    found = layers(model)
+    weights = {
+        layer.tensor: _Weight(layer, layer.codes(scheme, given), given.weight)
+        for layer in found
+        if (given := chosen.get(layer.output)) is not None
+    }
+    per_channel = scheme.granularity == "per_channel"
+    with quiet():
+        model = onnx.shape_inference.infer_shapes(model)
+        ranges = _ranges(model, quantization, examples)
+        least = _least_scales(model, quantization, ranges)
+        quantizer = QDQQuantizer(
+            model,
             per_channel=per_channel,
-            activation_type=ACTIVATION_TYPE[activation_bits],
-            weight_type=_weight_type(weight_bits),
-            extra_options={"TensorQuantOverrides": scales},
-            calibration_cache_path=ranges,
+            reduce_range=False,
+            weight_qType=_weight_type(bits.weight),
+            activation_qType=ACTIVATION_TYPE[bits.activation],
+            tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
+            nodes_to_quantize=[],
+            nodes_to_exclude=[layer.node.name for layer in found if layer.output not in chosen],
+            op_types_to_quantize=OPERATORS,
+            extra_options={
+                # Affine ranges of a ReLU begin at zero and clip as it does; symmetric ones do not.
+                "QDQKeepRemovableActivations": scheme.symmetric_activations,
+                # Kernels of 16 bits are float, and their scales too fine for an int32 bias.
+                "QuantizeBias": bits.activation == INT8 and bits.weight <= INT8,
+                "TensorQuantOverrides": {
+                    name: weight.override(least[weight.layer.output], per_channel=per_channel)
+                    for name, weight in weights.items()
+                },
+            },
         )
-        quantized = onnx.load(target)
-    if weight_bits < 8:
-        _pack(quantized, {f"{name}{QUANTIZED}" for name in scales}, weight_bits)
+        quantizer.quantize_model()
+    quantized: onnx.ModelProto = quantizer.model.model
+    _put_integers(quantized, weights)
     return quantized
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    layer: Layer
+    codes: Codes
+    bits: int
+
+    def override(self, least: NDArray[np.float64], *, per_channel: bool) -> list[dict[str, Any]]:
+        """Tell onnxruntime the scale (no less than this) and zero point of every channel."""
+        kind: dict[str, Any] = {"quant_type": _weight_type(self.bits)}
+        if per_channel:
+            kind["axis"] = self.layer.axis
+        scales = self.codes.scale.ravel()
+        scales = np.maximum(scales, least if per_channel else least.max()).astype(np.float32)
+        zero_points = np.zeros(scales.size, np.int32)
+        if self.codes.zero_point is not None:
+            zero_points = self.codes.zero_point.ravel()
+        return [
+            kind | {"scale": scale, "zero_point": int(zero_point)}
+            for scale, zero_point in zip(scales, zero_points, strict=True)
+        ]
+
+    def integers(self, scale: NDArray[np.float32]) -> NDArray[np.int32]:
+        """Give the integers for the scale that the file holds.
+
+        It is ours, but for channels so small beside their bias that it was widened.
+        """
+        ours = self.codes.scale
+        ratio = ours.astype(np.float64) / scale.reshape(ours.shape)
+        zero_point = 0 if self.codes.zero_point is None else self.codes.zero_point
+        widened: NDArray[np.int32] = np.rint((self.codes.integers - zero_point) * ratio)
+        return (widened + zero_point).astype(np.int32)
 
 
 def _weight_type(bits: int) -> Any:
     return QuantType.QInt16 if bits == 16 else QuantType.QInt8
 
 
-def _weight_scales(
-    model: onnx.ModelProto, bits: int, *, per_channel: bool
-) -> dict[str, list[dict[str, Any]]]:
-    """Name the scale of every weight, so that it follows our rule at every width."""
-    scales = {}
-    for layer in layers(model):
-        _, scale = layer.quantized(bits, per_channel=per_channel)
-        kind = {"quant_type": _weight_type(bits), "zero_point": 0}
-        if per_channel:
-            kind["axis"] = layer.axis
-        scales[str(layer.node.input[1])] = [kind | {"scale": value} for value in scale.ravel()]
-    return scales
-
-
-class _Batches:
-    """Calibration examples as onnxruntime reads them: a batch a call, ``None`` at the end."""
-
-    def __init__(self, examples: Arrays) -> None:
-        count = len(next(iter(examples.values())))
-        self._batches = iter(
-            {name: array[start : start + CALIBRATION_BATCH] for name, array in examples.items()}
-            for start in range(0, count, CALIBRATION_BATCH)
-        )
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        return next(self._batches, None)
-
-
-def _save_ranges(source: Path, ranges: Path, calibration: Arrays) -> None:
-    """Find the minimum and maximum of every activation over all examples."""
-    calibrater = MinMaxCalibrater(source, augmented_model_path=str(source.with_suffix(".minmax")))
-    calibrater.augment_graph()
-    # Its own session would take a thread per core, whatever else runs here.
-    options = session_options(threads=1)
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    calibrater.infer_session = ort.InferenceSession(
-        calibrater.augmented_model_path, options, providers=["CPUExecutionProvider"]
+def _ranges(
+    model: onnx.ModelProto, quantization: Quantization, examples: Arrays
+) -> dict[str, tuple[np.float32, np.float32]]:
+    assert quantization.bits.activation is not None
+    observed = observe(
+        model,
+        OPERATORS,
+        examples,
+        quantization.calibration or Calibration(),
+        quantization.bits.activation,
+        symmetric=quantization.scheme.symmetric_activations,
     )
-    calibrater.collect_data(_Batches(calibration))
-    save_tensors_data(calibrater.compute_data(), ranges)
+    if quantization.scheme.symmetric_activations:
+        middle = 2 ** (quantization.bits.activation - 1)
+        largest = {name: max(map(abs, ends)) for name, ends in observed.items()}
+        observed = {name: (-end * middle / (middle - 1), end) for name, end in largest.items()}
+    return {name: (np.float32(low), np.float32(high)) for name, (low, high) in observed.items()}
 
 
-def _pack(model: onnx.ModelProto, weights: set[str], bits: int) -> None:
-    """Store int8 tensors in fewer bits, in place.
+def _least_scales(
+    model: onnx.ModelProto,
+    quantization: Quantization,
+    ranges: Mapping[str, tuple[np.float32, np.float32]],
+) -> dict[str, NDArray[np.float64]]:
+    """Give the weight scales below which a layer's bias would not fit int32, by its output.
 
-    A session widens them once, on loading, and then is the int8 model, with its int8 kernels.
-    The 4-bit files of onnxruntime's own quantizer run in float, dequantizing at every call.
+    A bias is stored with the scale of the input times that of the weight. onnxruntime's
+    quantizer widens the scales of symmetric weights, but clips the bias of affine ones.
+    """
+    assert quantization.bits.activation is not None
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    least = {}
+    for layer in layers(model):
+        least[layer.output] = np.zeros(1)
+        if layer.bias in tensors and layer.node.input[0] in ranges:
+            low, high = map(float, ranges[layer.node.input[0]])
+            scale, _ = affine_qparams(low, high, quantization.bits.activation)
+            bias = numpy_helper.to_array(tensors[layer.bias]).astype(np.float64)
+            least[layer.output] = ROOM * np.abs(bias) / (np.iinfo(np.int32).max * scale)
+    return least
+
+
+def _put_integers(model: onnx.ModelProto, weights: Mapping[str, _Weight]) -> None:
+    """Put our integers in the place of onnxruntime's, packed where they are below 8 bits.
+
+    Those are widened to int8 once, on loading, and then it is the int8 model, with its int8
+    kernels. The 4-bit files of onnxruntime's own quantizer run in float, dequantizing at every
+    call.
     """
     graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     widen = []
-    for tensor in graph.initializer:
-        if tensor.name in weights:
-            name = tensor.name
-            integers = numpy_helper.to_array(tensor).astype(np.int32)
-            tensor.CopyFrom(stored(f"{name}_packed", integers, bits))
-            widen.append(helper.make_node("Cast", [tensor.name], [name], to=TensorProto.INT8))
+    for name, weight in weights.items():
+        scale = numpy_helper.to_array(tensors[f"{name}_scale"])
+        held = f"{name}{QUANTIZED}"
+        packed = f"{held}_packed" if weight.bits < INT8 else held
+        tensors[held].CopyFrom(stored(packed, weight.integers(scale), weight.bits))
+        if packed != held:
+            widen.append(helper.make_node("Cast", [packed], [held], to=TensorProto.INT8))
     nodes = [*widen, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)

@@ -1,6 +1,6 @@
 """What ONNX Runtime can do natively, and with what caveat. Imports no framework."""
 
-from qb_cluster.contracts import Quantization, Support
+from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
 
 STORED_BITS = (2, 4, 8, 16)
 """Widths that ONNX has integer types for; any other would take the room of the next wider one."""
@@ -13,11 +13,32 @@ ARITHMETIC = {1: "float32 arithmetic", 4: "activations rounded to int8 inside th
 NO_FLOAT_KERNEL = (2, 8)
 """Widths that MatMulNBits dequantizes at every call at level 1: 4 to 30 times slower than float."""
 
+SMALLEST_BLOCK = 16
+"""MatMulNBits has a scale per 16, 32, 64, 128 or 256 inputs."""
 
-def support(quantization: Quantization, block_size: int, accuracy_level: int) -> Support:
+
+def widths(quantization: Quantization) -> list[Bits]:
+    """Give all bits that the scheme gives to layers, its usual ones first."""
+    own = [Bits.parse(bits) for _, bits in quantization.scheme.layers if bits != FLOAT]
+    return list(dict.fromkeys([quantization.bits, *own]))
+
+
+def support(quantization: Quantization, accuracy_level: int) -> Support:
     """Tell whether this can be done. Every yes was run on onnxruntime 1.32."""
+    scheme = quantization.scheme
+    refusals = [*_scheme_refusals(quantization)]
+    if scheme.number == "integer":
+        refusals += [reason for bits in widths(quantization) for reason in _refusals(scheme, bits)]
+    for refused, reason in refusals:
+        if refused:
+            return Support(supported=False, reason=reason)
+    caveats = (_caveat(scheme, bits, accuracy_level) for bits in widths(quantization))
+    return Support(supported=True, reason="; ".join(dict.fromkeys(filter(None, caveats))))
+
+
+def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:
     scheme, bits = quantization.scheme, quantization.bits
-    refusals = (
+    return (
         (
             quantization.execution == "simulated",
             "onnxruntime runs stored integers only; the pytorch backend simulates any bit-width",
@@ -28,6 +49,29 @@ def support(quantization: Quantization, block_size: int, accuracy_level: int) ->
         ),
         (not scheme.takes(bits), f"{scheme.name} does not take {bits}"),
         (
+            len({each.activation for each in widths(quantization)}) > 1,
+            (
+                "onnxruntime gives all layers activations of one width; override the weights' bits "
+                "(w4a8 among w8a8), or leave layers float"
+            ),
+        ),
+        (
+            scheme.number == "bf16",
+            (
+                "onnxruntime has no bfloat16 kernels for Conv, Gemm and MatMul on the CPU; it "
+                "takes fp16, fp8 and w8"
+            ),
+        ),
+        (
+            scheme.number.startswith("fp8") and scheme.granularity == "per_group",
+            "onnxruntime takes fp8 weights per_tensor or per_channel only",
+        ),
+    )
+
+
+def _refusals(scheme: Scheme, bits: Bits) -> tuple[tuple[bool, str], ...]:
+    return (
+        (
             bits.weight not in STORED_BITS,
             f"ONNX has no {bits.weight}-bit integers; onnxruntime takes w2, w4, w8 and w16",
         ),
@@ -37,35 +81,50 @@ def support(quantization: Quantization, block_size: int, accuracy_level: int) ->
         ),
         (
             scheme.activations == "static" and bits.activation not in (INT8, INT16),
-            "onnxruntime fixes activation ranges in 8 or 16 bits only",
+            "onnxruntime fixes activation ranges in 8 or 16 bits only (w8a8, w8a16, …)",
+        ),
+        (
+            scheme.activations != "none" and scheme.granularity == "per_group",
+            (
+                "onnxruntime's integer kernels take a scale per tensor or per channel; it runs "
+                "per_group with weight_only (w4, w8, …)"
+            ),
         ),
     )
-    for refused, reason in refusals:
-        if refused:
-            return Support(supported=False, reason=reason)
-    return Support(supported=True, reason=_caveat(quantization, block_size, accuracy_level))
 
 
-def _caveat(quantization: Quantization, block_size: int, accuracy_level: int) -> str:
-    bits = quantization.bits
-    widened = f"{bits.weight}-bit weights are widened to int8 when the file is opened"
-    if quantization.scheme.activations == "none":
-        if bits.weight > INT8:
-            return "weights are dequantized when the file is opened; kernels are float"
-        arithmetic = ARITHMETIC[accuracy_level]
-        if accuracy_level == 1 and bits.weight in NO_FLOAT_KERNEL:
-            arithmetic += f", slow for want of a {bits.weight}-bit kernel"
+def _caveat(scheme: Scheme, bits: Bits, accuracy_level: int) -> str:
+    if scheme.number == "fp16":
         return (
-            f"linear layers run MatMulNBits, a scale per block of {block_size} inputs whatever the "
-            f"granularity, at accuracy_level {accuracy_level} ({arithmetic}); convolutions are "
-            "dequantized when the file is opened"
+            "where the CPU has no float16 kernels (x86) weights and inputs are rounded to fp16 and "
+            "computed on in float32: the file is half as large, and no faster"
         )
-    if quantization.scheme.activations == "dynamic":
+    if scheme.number != "integer":
+        return "weights are dequantized when the file is opened; kernels are float32"
+    widened = f"{bits.weight}-bit weights are widened to int8 when the file is opened"
+    if scheme.activations == "none":
+        return _weight_only_caveat(scheme, bits, accuracy_level)
+    if scheme.activations == "dynamic":
         kernels = (
             "a range spans a layer's whole input, so a batch runs example by example; "
             "convolutions (ConvInteger) are slower than in float"
         )
+        if not scheme.symmetric and scheme.granularity == "per_channel":
+            kernels += ", and stay float where weights are affine per channel"
         return kernels if bits.weight == INT8 else f"{kernels}; {widened}"
     if INT16 in (bits.weight, bits.activation):
         return "16-bit values are quantized and dequantized around float kernels"
     return "" if bits.weight == INT8 else widened
+
+
+def _weight_only_caveat(scheme: Scheme, bits: Bits, accuracy_level: int) -> str:
+    opened = "weights are dequantized when the file is opened; kernels are float"
+    if bits.weight > INT8 or (scheme.group_size or SMALLEST_BLOCK) % SMALLEST_BLOCK:
+        return opened
+    arithmetic = ARITHMETIC[accuracy_level]
+    if accuracy_level == 1 and bits.weight in NO_FLOAT_KERNEL:
+        arithmetic += f", slow for want of a {bits.weight}-bit kernel"
+    return (
+        f"linear layers run MatMulNBits at accuracy_level {accuracy_level} ({arithmetic}); "
+        "convolutions are dequantized when the file is opened"
+    )

@@ -1,96 +1,107 @@
 """Integer weights, float activations."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from qb_cluster.quantization.affine import quantize_symmetric
-from qb_onnxruntime.graph import Layer, Part, replace_layers, stored
+from qb_cluster.contracts import Scheme
+from qb_onnxruntime.dequantize import dequantizing
+from qb_onnxruntime.graph import Chosen, Codes, Layer, Part, replace_layers, stored_dtype
 
-WIDEST_PACKED = 8
+PACKED_BITS = (2, 4, 8)
+BLOCKS = (16, 32, 64, 128, 256)
+"""Block sizes for which MatMulNBits has fast kernels."""
 
 
 def quantize_weight_only(
-    model: onnx.ModelProto, bits: int, *, per_channel: bool, block_size: int, accuracy_level: int
+    model: onnx.ModelProto, scheme: Scheme, chosen: Chosen, accuracy_level: int
 ) -> None:
-    """Quantize every layer in place.
+    """Quantize layers in place.
 
     Linear layers of 2, 4 and 8 bits become MatMulNBits, whose kernels read the packed weights.
     All others keep their node and get a weight that is dequantized on loading.
     """
 
-    def replace(layer: Layer) -> Part:
-        if layer.is_linear and bits <= WIDEST_PACKED:
-            return _mat_mul_n_bits(layer, bits, block_size, accuracy_level)
-        return _dequantized(layer, bits, per_channel=per_channel)
+    def replace(layer: Layer) -> Part | None:
+        bits = chosen.get(layer.output)
+        if bits is None:
+            return None
+        codes = layer.codes(scheme, bits)
+        block = _block(layer, scheme, bits.weight)
+        if block is None:
+            dtype = stored_dtype(bits.weight)
+            zero_point = None if codes.zero_point is None else codes.zero_point.astype(dtype)
+            return dequantizing(
+                layer, codes.integers.astype(dtype), codes.scale, zero_point, scheme.group_size
+            )
+        return _mat_mul_n_bits(layer, codes, bits.weight, block, accuracy_level)
 
     replace_layers(model, replace)
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
 
 
-def _mat_mul_n_bits(layer: Layer, bits: int, block_size: int, accuracy_level: int) -> Part:
-    packed, scale = pack_blocks(layer.matrix, bits, block_size)
-    outputs, inputs = layer.matrix.shape
-    names = [f"{layer.name}_packed", f"{layer.name}_scale"]
-    unused = ["", ""]  # zero points (2^(bits-1) when absent) and the group index
+def _block(layer: Layer, scheme: Scheme, bits: int) -> int | None:
+    """Give the MatMulNBits block size that can hold the scheme's scales; ``None`` if none can.
+
+    A scale that serves more than a block (a whole channel, a tensor) is repeated for each. Rows
+    are padded to whole blocks, so without groups the block is the one that takes least room.
+    """
+    if not layer.is_linear or bits not in PACKED_BITS:
+        return None
+    if scheme.group_size is not None:
+        return max((b for b in BLOCKS if scheme.group_size % b == 0), default=None)
+    inputs = layer.rows.shape[1]
+    return min(BLOCKS, key=lambda block: -(-inputs // block) * (block * bits / 8 + 4))
+
+
+def _mat_mul_n_bits(layer: Layer, codes: Codes, bits: int, block: int, accuracy_level: int) -> Part:
+    outputs, inputs = layer.rows.shape
+
+    def per_block(values: NDArray[Any]) -> NDArray[Any]:
+        full = np.broadcast_to(values, layer.weight.shape)
+        return np.moveaxis(full, layer.axis, 0)[:, ::block]
+
+    middle = 2 ** (bits - 1)
+    blocks = -(-inputs // block)
+    rows = np.moveaxis(codes.integers, layer.axis, 0) + middle
+    padded = np.pad(rows, ((0, 0), (0, blocks * block - inputs)), constant_values=middle)
+    arrays = {
+        f"{layer.name}_packed": pack(padded, bits).reshape(outputs, blocks, -1),
+        f"{layer.name}_scale": np.ascontiguousarray(per_block(codes.scale)),
+    }
+    if codes.zero_point is not None:
+        arrays[f"{layer.name}_zero_point"] = pack(per_block(codes.zero_point) + middle, bits)
+    # Zero points are 2^(bits-1) when absent; then come the group index, which is obsolete, and
+    # the bias.
+    names = [*arrays, *([""] if codes.zero_point is None else [])]
     node = helper.make_node(
         "MatMulNBits",
-        [layer.node.input[0], *names, *([*unused, layer.bias] if layer.bias else [])],
+        [layer.node.input[0], *names, *(["", layer.bias] if layer.bias else [])],
         list(layer.node.output),
         layer.node.name,
         domain="com.microsoft",
         K=inputs,
         N=outputs,
         bits=bits,
-        block_size=block_size,
+        block_size=block,
         accuracy_level=accuracy_level,
     )
-    tensors = map(numpy_helper.from_array, (packed, scale), names)
-    return Part([node], list(tensors))
+    return Part([node], [numpy_helper.from_array(array, name) for name, array in arrays.items()])
 
 
-def pack_blocks(
-    matrix: NDArray[np.float32], bits: int, block_size: int
-) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Quantize blocks of a matrix and pack them as MatMulNBits reads them.
+def pack(codes: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
+    """Pack rows of codes 0 … 2^bits - 1 into bytes as MatMulNBits reads them, low bits first.
 
     onnxruntime's own MatMulNBitsQuantizer is no help here: its symmetric rule is another
     (max|w| / 2^(bits-1), 4 dB worse at 4 bits), it skips Gemm silently, and importing it
     reconfigures the root logger.
-
-    Args:
-        matrix: (outputs, inputs); rows are padded with zeros to whole blocks.
-        bits: 2, 4 or 8.
-        block_size: weights of a row that share a scale.
-
-    Returns:
-        Integers plus 2^(bits-1), low bits first, (outputs, blocks, block_size · bits / 8); and
-        scales, (outputs, blocks).
     """
-    outputs, inputs = matrix.shape
-    blocks = -(-inputs // block_size)
-    padded = np.pad(matrix, ((0, 0), (0, blocks * block_size - inputs)))
-    integers, scale = quantize_symmetric(padded.reshape(-1, block_size), bits)
     per_byte = 8 // bits
-    codes = (integers + 2 ** (bits - 1)).astype(np.uint8).reshape(outputs, blocks, -1, per_byte)
+    padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_byte))).astype(np.uint8)
     shifts = (bits * np.arange(per_byte)).astype(np.uint8)
-    packed: NDArray[np.uint8] = np.bitwise_or.reduce(codes << shifts, axis=-1)
-    return packed, scale.reshape(outputs, blocks)
-
-
-def _dequantized(layer: Layer, bits: int, *, per_channel: bool) -> Part:
-    # Cast and Mul rather than DequantizeLinear: onnxruntime computes these two once, on loading,
-    # but a DequantizeLinear at every call (a 16 × 32 convolution took 17 µs instead of 11).
-    integers, scale = layer.quantized(bits, per_channel=per_channel)
-    names = [f"{layer.name}_integers", f"{layer.name}_scale"]
-    floats, weight = f"{layer.output}_floats", f"{layer.output}_weight"
-    node = onnx.NodeProto()
-    node.CopyFrom(layer.node)
-    node.input[1] = weight
-    nodes = [
-        helper.make_node("Cast", [names[0]], [floats], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [floats, names[1]], [weight]),
-        node,
-    ]
-    return Part(nodes, [stored(names[0], integers, bits), numpy_helper.from_array(scale, names[1])])
+    pieces = padded.reshape(len(codes), -1, per_byte) << shifts
+    packed: NDArray[np.uint8] = np.bitwise_or.reduce(pieces, axis=-1)
+    return packed

@@ -19,9 +19,9 @@ from qb_cluster.contracts import Artifact, Backend, Bits, Quantization, Scheme
 from qb_cluster.errors import CellError, PlugInError, UnsupportedError
 from qb_cluster.quantization.affine import (
     affine_qparams,
-    quantize_dequantize_symmetric,
     quantize_symmetric,
 )
+from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_onnxruntime import OnnxRuntimeBackend, runtime
 
 pytestmark = pytest.mark.frameworks
@@ -214,7 +214,9 @@ def test_an_artifact_tells_nothing_of_the_machine_it_was_made_on(baselines):
 
 
 def test_a_model_that_is_no_module_is_refused():
-    with pytest.raises(PlugInError, match=r"torch\.nn\.Module, and the model is a dict"):
+    with pytest.raises(
+        PlugInError, match=r"torch\.nn\.Module or an \.onnx file, and the model is a dict"
+    ):
         OnnxRuntimeBackend().convert(dict, {"input": IMAGES[:1]})
 
 
@@ -291,18 +293,16 @@ def test_simulation_and_custom_arithmetic_are_left_to_others():
         assert "pytorch" in told.reason
 
 
-def test_a_weight_only_caveat_names_block_and_accuracy_level():
+def test_a_weight_only_caveat_names_the_accuracy_level():
     w4 = Quantization(Scheme("weight_only"), Bits(4), "native")
-    told = OnnxRuntimeBackend(block_size=64, accuracy_level=4).support(w4)
+    told = OnnxRuntimeBackend(accuracy_level=4).support(w4)
     assert told.supported
-    assert "block of 64 inputs" in told.reason
     assert "accuracy_level 4 (activations rounded to int8" in told.reason
 
 
-@pytest.mark.parametrize("options", [{"block_size": 20}, {"accuracy_level": 2}])
-def test_other_options_are_refused(options):
+def test_other_accuracy_levels_are_refused():
     with pytest.raises(ValueError, match="is one of"):
-        OnnxRuntimeBackend(**options)
+        OnnxRuntimeBackend(accuracy_level=2)
 
 
 # Quantized artifacts
@@ -327,7 +327,7 @@ def test_each_native_entry_really_quantizes_and_runs(baselines, net, quantizatio
     assert len(artifact.data) < bits / 32 * len(baseline.data) + 8_000
 
 
-def rounded(model, quantization, block_size=32):
+def rounded(model, quantization):
     """Give a copy whose weights are rounded by the common rule, activations left float."""
     model = copy.deepcopy(model)
     for conv, norm in zip(list(model), list(model)[1:], strict=False):
@@ -336,14 +336,12 @@ def rounded(model, quantization, block_size=32):
             conv.weight, conv.bias = fused.weight, fused.bias
             norm.reset_parameters()
             norm.eps = 0.0
-    bits = quantization.bits.weight
+    bits = quantization.bits
     for layer in model:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             weight = layer.weight.detach().numpy()
-            in_blocks = quantization.scheme.activations == "none" and bits < 16
-            rows = (-1, block_size) if in_blocks and weight.ndim == 2 else weight.shape
-            dequantized = quantize_dequantize_symmetric(weight.reshape(rows), bits)
-            layer.weight = nn.Parameter(torch.from_numpy(dequantized.reshape(weight.shape)))
+            dequantized = quantize_dequantize_weights(weight, quantization.scheme, bits)
+            layer.weight = nn.Parameter(torch.from_numpy(dequantized))
     return model
 
 
@@ -413,13 +411,13 @@ def test_packed_blocks_compute_what_the_common_rule_says(bias):
     layer = nn.Linear(50, 7, bias=bias)  # blocks do not come out even
     inputs = RNG.normal(size=(5, 50)).astype(np.float32)
     baseline = OnnxRuntimeBackend().convert(lambda: layer, {"input": inputs[:1]})
-    for bits, block_size in product((2, 4, 8), (16, 32, 128)):
-        backend = OnnxRuntimeBackend(block_size=block_size)
-        asked = Quantization(Scheme("weight_only"), Bits(bits), "native")
-        artifact = quantized(baseline, asked, backend=backend)
-        padded = np.pad(layer.weight.detach().numpy(), ((0, 0), (0, -50 % block_size)))
-        rounded = quantize_dequantize_symmetric(padded.reshape(-1, block_size), bits)
-        expected = inputs @ rounded.reshape(7, -1)[:, :50].T
+    for bits, group, symmetric in product((2, 4, 8), (None, 16, 32, 48, 512), (True, False)):
+        granularity = "per_channel" if group is None else "per_group"
+        scheme = Scheme("s", granularity=granularity, group_size=group, symmetric=symmetric)
+        artifact = quantized(baseline, Quantization(scheme, Bits(bits), "native"))
+        assert operators(artifact) == ["MatMulNBits"]
+        weight = layer.weight.detach().numpy()
+        expected = inputs @ quantize_dequantize_weights(weight, scheme, Bits(bits)).T
         if bias:
             expected += layer.bias.detach().numpy()
         np.testing.assert_allclose(output(artifact, inputs), expected, atol=1e-4)
