@@ -1,10 +1,11 @@
 """What a model callable may give, turned into the float artifact."""
 
 from pathlib import Path
+from typing import Any
 
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Artifact, LoadModel
-from qb_cluster.errors import PlugInError
+from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_tensorflow import keras_file, saved_model
 from qb_tensorflow.framework import tensorflow
 
@@ -23,8 +24,7 @@ def pack(load: LoadModel) -> Artifact:
     given = load()
     match model_kind(given):
         case "keras":
-            data = _read(given) if isinstance(given, str | Path) else keras_file.dump(given)
-            model = keras_file.load(data)
+            model = _read(given) if isinstance(given, str | Path) else _travelled(given)
             return Artifact(keras_file.dump(model), keras_file.FORMAT, keras_file.facts(model))
         case "saved_model":
             facts = saved_model.facts(saved_model.load(Path(given)))
@@ -37,8 +37,14 @@ def pack(load: LoadModel) -> Artifact:
     )
 
 
-def _read(path: str | Path) -> bytes:
+def _travelled(model: Any) -> Any:
+    return keras_file.load(keras_file.dump(model))
+
+
+def _read(path: str | Path) -> Any:
     try:
-        return Path(path).read_bytes()
+        return keras_file.load(Path(path).read_bytes())
     except OSError as error:
         raise PlugInError(f"the Keras model cannot be read: {error}") from error
+    except (PlugInError, UnsupportedError) as error:
+        raise type(error)(f"{path}: {error}") from error

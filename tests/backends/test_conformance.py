@@ -9,14 +9,21 @@ import pytest
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.dataset import load_dataset
 from qb_cluster.contracts import Bits, Calibration, Quantization, Ref
-from qb_cluster.errors import PlugInError
+from qb_cluster.errors import CellError, PlugInError
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.evaluation.inference import run
 
 pytestmark = pytest.mark.frameworks
 
-BACKENDS = ["pytorch", "tflite", "onnxruntime"]
-MODELS = ["digits-cnn", "digits-mlp"]
+TORCH_BACKENDS = ["pytorch", "tflite", "onnxruntime"]
+TORCH_MODELS = ["digits-cnn", "digits-mlp"]
+PAIRS = [
+    *itertools.product(TORCH_BACKENDS, TORCH_MODELS),
+    ("tensorflow", "digits-keras-cnn"),
+    ("tensorflow", "digits-keras-mlp"),
+]
+SMALL = [(name, model) for name, model in PAIRS if "mlp" in model]
+CONVOLUTIONAL = [(name, model) for name, model in PAIRS if "cnn" in model]
 CASES = [
     ("weight_only", "w8"),
     ("weight_only", "w4"),
@@ -60,37 +67,39 @@ def float_outputs(backend_name, model_name):
 def quantized(backend_name, model_name, scheme, bits):
     """The quantized artifact by whichever execution the backend supports, and its executable."""
     made = plugins.make("scheme", Ref(scheme, scheme))
+    asked = Calibration() if scheme == "static" else None
     for execution in ("native", "simulated"):
-        quantization = Quantization(made, Bits.parse(bits), execution)
+        quantization = Quantization(made, Bits.parse(bits), execution, asked)
         if backend(backend_name).support(quantization).supported:
             break
-    calibration = digits().calibration_sample(Calibration()) if scheme == "static" else None
+    calibration = None if asked is None else digits().calibration_sample(asked)
     artifact = backend(backend_name).quantize(
         lambda: model(model_name), baseline(backend_name, model_name), quantization, calibration
     )
     return artifact, backend(backend_name).open(artifact, lambda: model(model_name), 1)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("model_name", TORCH_MODELS)
 def test_one_trained_model_gives_the_same_float_outputs_on_every_backend(model_name):
-    for one, two in itertools.combinations(BACKENDS, 2):
+    for one, two in itertools.combinations(TORCH_BACKENDS, 2):
         difference = np.abs(float_outputs(one, model_name) - float_outputs(two, model_name))
         assert difference.max() < 1e-4, (one, two)
 
 
-@pytest.mark.parametrize("model_name", MODELS)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(("name", "model_name"), PAIRS)
 def test_a_float_artifact_holds_32_bits_a_weight_and_no_integers(name, model_name):
     facts = baseline(name, model_name).facts
-    expected = sum(p.numel() for p in model(model_name).parameters())
+    if "keras" in model_name:
+        expected = model(model_name).count_params()
+    else:
+        expected = sum(p.numel() for p in model(model_name).parameters())
     assert facts.parameters == expected
     assert facts.bits_per_weight == 32
     assert facts.quantized_parameters == 0
 
 
 @pytest.mark.parametrize(("scheme", "bits"), CASES)
-@pytest.mark.parametrize("model_name", MODELS)
-@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize(("name", "model_name"), PAIRS)
 def test_what_is_supported_is_really_quantized_and_still_the_same_model(
     name, model_name, scheme, bits
 ):
@@ -106,9 +115,9 @@ def test_what_is_supported_is_really_quantized_and_still_the_same_model(
 
 
 @pytest.mark.parametrize(("scheme", "bits"), [("weight_only", "w8"), ("dynamic", "w8a8")])
-@pytest.mark.parametrize("name", BACKENDS)
-def test_an_example_gives_the_same_alone_and_among_loud_neighbours(name, scheme, bits):
-    _, executable = quantized(name, "digits-cnn", scheme, bits)
+@pytest.mark.parametrize(("name", "model_name"), CONVOLUTIONAL)
+def test_an_example_gives_the_same_alone_and_among_loud_neighbours(name, model_name, scheme, bits):
+    _, executable = quantized(name, model_name, scheme, bits)
     example = digits().inputs["input"][:1]
     loud = np.concatenate([example, 100 * digits().inputs["input"][1:8]])
     alone = next(iter(executable({"input": example}).values()))[0]
@@ -117,20 +126,30 @@ def test_an_example_gives_the_same_alone_and_among_loud_neighbours(name, scheme,
     np.testing.assert_allclose(among, alone, atol=0.05 * np.abs(alone).max())
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_the_same_model_quantized_twice_is_the_same_artifact(name):
-    one, _ = quantized(name, "digits-mlp", "static", "w8a8")
-    two, _ = quantized(name, "digits-mlp", "static", "w8a8")
+@pytest.mark.parametrize(("name", "model_name"), SMALL)
+def test_the_same_model_quantized_twice_computes_the_same(name, model_name):
+    one, first = quantized(name, model_name, "static", "w8a8")
+    two, second = quantized(name, model_name, "static", "w8a8")
     assert one.facts == two.facts
-    outputs = [
-        run(quantized(name, "digits-mlp", "static", "w8a8")[1], digits().inputs, 64)
-        for _ in range(2)
-    ]
-    np.testing.assert_array_equal(*outputs)
+    inputs = digits().inputs
+    np.testing.assert_array_equal(run(first, inputs, 64), run(second, inputs, 64))
 
 
-@pytest.mark.parametrize("name", BACKENDS)
-def test_something_that_is_no_torch_module_is_refused_by_name(name):
+@pytest.mark.parametrize("name", [*TORCH_BACKENDS, "tensorflow"])
+def test_something_that_is_no_model_is_refused_by_name(name):
     example = {"input": digits().inputs["input"][:1]}
     with pytest.raises(PlugInError, match="dict"):
         backend(name).convert(dict, example)
+
+
+@pytest.mark.parametrize("ending", ["onnx", "tflite", "pt2", "keras"])
+def test_a_file_that_is_no_model_is_an_error_of_its_cell(tmp_path, ending):
+    takers = [n for n in (*TORCH_BACKENDS, "tensorflow") if ending in backend(n).takes]
+    assert takers
+    example = {"input": digits().inputs["input"][:1]}
+    for content in (b"", b"garbage" * 100, b"\x80\x04cposix\nsystem\n(X\x04\x00\x00\x00trueuR."):
+        path = tmp_path / f"model.{ending}"
+        path.write_bytes(content)
+        for name in takers:
+            with pytest.raises(CellError, match=f"model.{ending}"):
+                backend(name).convert(lambda path=path: path, example)
