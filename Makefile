@@ -28,6 +28,8 @@ format: $(STAMP)
 
 bench: $(STAMP)  ## one by one: they must not run beside other load
 	$(BIN)/python benchmarks/plan.py
+	$(BIN)/python benchmarks/simulated.py
+	$(BIN)/python benchmarks/sensitivity.py
 
 schema: $(STAMP)
 	$(BIN)/qb schema > sweeps/sweep.schema.json
