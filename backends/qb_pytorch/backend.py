@@ -4,18 +4,12 @@ from qb_cluster.contracts import (
     Arrays,
     Artifact,
     Executable,
+    LayerSensitivity,
     LoadModel,
     Quantization,
     Support,
 )
-
-LINEAR_ONLY = "torchao quantizes Linear layers only: convolution weights stay float"
-NATIVE = {
-    ("none", "w8"): LINEAR_ONLY,
-    ("dynamic", "w8a8"): f"{LINEAR_ONLY}; activation ranges are one per row, not per example",
-    ("static", "w8a8"): "",
-}
-"""Native kernels by (activations, bits), with what a user of each must know."""
+from qb_pytorch import support
 
 
 class PyTorchBackend:
@@ -26,13 +20,16 @@ class PyTorchBackend:
     models under different optimizers. So torchao's kernels, which are written to be compiled,
     may well be slower than float here; that is a true statement about eager PyTorch.
 
-    ====================  ====================================================================
-    native                how
-    ====================  ====================================================================
-    weight_only w8        ``torchao`` ``Int8WeightOnlyConfig``
-    dynamic w8a8          ``torchao`` ``Int8DynamicActivationInt8WeightConfig``
-    static w8a8           PT2E with ``X86InductorQuantizer``, lowered to oneDNN int8 kernels
-    ====================  ====================================================================
+    =====================  ==================================================================
+    native                 how
+    =====================  ==================================================================
+    weight_only w2 … w8    integers in torchao's tensors, two to a byte where ATen's 4-bit
+                           kernel takes the layer; computes in float
+    dynamic w2a8 … w8a8    torchao's ``Int8Tensor``: Linear layers, in ``torch._int_mm``
+    static w2a8 … w8a8     PT2E with ``X86InductorQuantizer``, lowered to oneDNN int8 kernels
+    fp16, bf16             the module in that dtype, float32 in and out
+    fp8                    torchao's ``Float8Tensor``: Linear layers; computes in float
+    =====================  ==================================================================
 
     Every scheme with any 2–16 bits can be simulated.
     """
@@ -40,50 +37,42 @@ class PyTorchBackend:
     name = "pytorch"
     requires = ("torch", "torchao")
     distributions = ("torch", "torchao")
-    takes = ("torch",)
+    takes = ("torch", "pt2")
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing torch."""
-        if quantization.execution == "simulated":
-            return Support(supported=True)
-        scheme, bits = quantization.scheme, quantization.bits
-        caveat = NATIVE.get((scheme.activations, str(bits)))
-        if scheme.weight_quantizer is not None:
-            refusal = f"'{scheme.name}' brings weight arithmetic of its own, which no kernel has"
-        elif caveat is None:
-            kernels = "weight-only w8" if scheme.activations == "none" else "w8a8"
-            refusal = f"the CPU kernels of PyTorch and torchao compute {kernels}, not {bits}"
-        elif scheme.activations == "static" and scheme.granularity == "per_tensor":
-            refusal = "PT2E's X86InductorQuantizer takes per-channel weights only"
-        else:
-            return Support(supported=True, reason=caveat)
-        return Support(supported=False, reason=refusal)
+        return support.support(quantization)
 
-    def convert(self, model: LoadModel, example: Arrays) -> Artifact:  # noqa: ARG002 nothing is traced
-        """Store the float model's state, as the baseline.
+    def convert(self, model: LoadModel, example: Arrays) -> Artifact:
+        """Store the float model's state, as the baseline, and count what it multiplies.
 
         Raises:
-            PlugInError: the model is no ``torch.nn.Module``.
+            PlugInError: the model is no ``torch.nn.Module`` and no ``.pt2`` file.
+            CellError: the file cannot be read without running what is in it.
+            UnsupportedError: the file's program takes batches of one size only.
         """
-        from qb_pytorch import checkpoint, modules
+        from qb_pytorch import checkpoint, layers, modules
 
         module = modules.own_copy(model)
-        return checkpoint.store(module, modules.parameter_count(module))
+        tensors = modules.tensors(example)
+        return checkpoint.store_float(module, tensors, layers.count_macs(module, tensors))
 
     def quantize(
         self,
         model: LoadModel,
-        baseline: Artifact,  # noqa: ARG002 the float model itself is at hand
+        baseline: Artifact,
         quantization: Quantization,
         calibration: Arrays | None,
     ) -> Artifact:
         """Quantize a copy of the float model.
 
         Raises:
-            PlugInError: the model is no ``torch.nn.Module``, or a weight quantizer of the
-                user's own returns something else than weights.
+            PlugInError: the model is no ``torch.nn.Module`` and no ``.pt2`` file, a pattern of
+                the scheme's ``layers`` matches no layer, or a weight quantizer of the user's
+                own returns something else than weights.
+            NonFiniteError: weights, or activations of calibration, are NaN or infinite.
             UnsupportedError: static and native, and PT2E cannot trace or quantize the model,
-                or this CPU has no kernels for it.
+                or this CPU has no kernels for it; or the model does not run in 16 bits.
         """
         from qb_pytorch import modules
 
@@ -92,16 +81,25 @@ class PyTorchBackend:
             from qb_pytorch import simulated
 
             return simulated.quantize(module, quantization, calibration)
-        if calibration is None:
-            from qb_pytorch import torchao_int8
+        if quantization.scheme.number in {"fp16", "bf16"}:
+            from qb_pytorch import half
 
-            return torchao_int8.quantize(module, quantization)
+            return half.quantize(module, baseline, quantization)
+        if calibration is None:
+            from qb_pytorch import torchao_weights
+
+            return torchao_weights.quantize(module, baseline, quantization)
         from qb_pytorch import pt2e
 
-        return pt2e.quantize(module, calibration)
+        return pt2e.quantize(module, baseline, quantization, calibration)
 
     def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
-        """Make an artifact ready to run; sets the number of threads of this process."""
+        """Make an artifact ready to run; sets the number of threads of this process.
+
+        Raises:
+            CellError: the artifact is damaged, or holds what would run code when read.
+            UnsupportedError: its weights are packed for a CPU of another kind.
+        """
         import torch
 
         from qb_pytorch import checkpoint, modules, pt2e
@@ -110,3 +108,18 @@ class PyTorchBackend:
         if artifact.format == pt2e.FORMAT:
             return pt2e.open_program(artifact)
         return checkpoint.restore(artifact, modules.own_copy(model))
+
+    def layer_sensitivity(
+        self,
+        model: LoadModel,
+        quantization: Quantization,
+        calibration: Arrays | None,
+        inputs: Arrays,
+    ) -> list[LayerSensitivity]:
+        """Measure what quantizing each layer alone, and each but one, does to the outputs.
+
+        See ``qb_pytorch.sensitivity.layer_sensitivity``.
+        """
+        from qb_pytorch import sensitivity
+
+        return sensitivity.layer_sensitivity(model, quantization, calibration, inputs)

@@ -1,4 +1,4 @@
-"""Artifacts that are a ``state_dict``: float, torchao's int8, and simulated models.
+"""Artifacts that are a ``state_dict``: float, 16-bit, torchao's, and simulated models.
 
 The code of the model comes from the spec's model callable, so that the file holds tensors and
 plain values and is read with ``weights_only=True``: opening it runs nothing.
@@ -6,22 +6,54 @@ plain values and is read with ``weights_only=True``: opening it runs nothing.
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Executable
-from qb_pytorch import fake_quantization, modules
+from qb_cluster.errors import CellError, UnsupportedError
+from qb_pytorch import fake_quantization, layers, modules
 from qb_pytorch.third_party import quiet
 
-FORMAT = "pt"
-TORCHAO_FORMAT = "torchao.pt"
+FORMAT: Final = "pt"
+TORCHAO_FORMAT: Final = "torchao.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds beside the state, in plain values.
+
+    Attributes:
+        activations: how layers round their inputs, see ``fake_quantization.attach``.
+        dtype: of a 16-bit model, ``float16`` or ``bfloat16``.
+        packed_for: the instruction set that packed weights are laid out for.
+        example: dtype and shape of one example of each input; baselines only.
+        macs: total, and by layer; baselines only. See ``layers.Macs``.
+    """
+
+    activations: dict[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    packed_for: str | None = None
+    example: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
+    macs: tuple[int, dict[str, int]] | None = None
+
+
+def store_float(
+    module: torch.nn.Module, example: Mapping[str, torch.Tensor], macs: layers.Macs
+) -> Artifact:
+    """Store the float model, and what is known of one example of it."""
+    shapes = {name: (dtype_name(one.dtype), list(one.shape)) for name, one in example.items()}
+    content = Content(example=shapes, macs=(macs.total, dict(macs.layers)))
+    return store(module, modules.parameter_count(module), set(), content)
 
 
 def store(
     module: torch.nn.Module,
     parameters: int,
+    quantized: set[str],
+    content: Content,
     artifact_format: str = FORMAT,
     notes: tuple[str, ...] = (),
 ) -> Artifact:
@@ -29,19 +61,30 @@ def store(
 
     Args:
         module: float, or quantized by torchao.
-        parameters: how many the float model has. Quantizing unties tied weights, so that the
-            module may hold more.
+        parameters: how many the float model has. Quantizing may untie tied weights, so that
+            the module may hold more.
+        quantized: names of the parameters in fewer bits.
+        content: what else goes into the file.
         artifact_format: ``TORCHAO_FORMAT`` where torchao must be imported before reading.
         notes: surprises about the arithmetic.
     """
-    data = _dump(module, activations=None)
-    return Artifact(data, artifact_format, _facts(module, parameters, _load(data)["state"], notes))
+    data = _dump(module, content)
+    state = _load(data)["state"]
+    stored = {name: _parts(state[name]) for name, _ in module.named_parameters()}
+    facts = ArtifactFacts(
+        parameters=parameters,
+        parameter_bytes=sum(part.nbytes for parts in stored.values() for part in parts),
+        quantized_parameters=sum(state[name].numel() for name in quantized),
+        notes=(*(modules.float_weights_note(module, quantized) if quantized else ()), *notes),
+        integer_mac_share=0.0,
+    )
+    return Artifact(data, artifact_format, facts)
 
 
 def store_simulated(
     module: torch.nn.Module,
     rounded: set[str],
-    activations: Mapping[str, Any] | None,
+    activations: dict[str, Any],
     notes: tuple[str, ...] = (),
 ) -> Artifact:
     """Store a module whose weights were rounded to what few bits can hold, as floats.
@@ -49,7 +92,7 @@ def store_simulated(
     Args:
         module: with rounded weights.
         rounded: names of the rounded parameters.
-        activations: see ``fake_quantization.attach``; ``None`` where activations stay float.
+        activations: see ``fake_quantization.attach``; empty where activations stay float.
         notes: surprises about the activations.
     """
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
@@ -58,61 +101,99 @@ def store_simulated(
         parameter_bytes=None,
         quantized_parameters=sum(sizes[name] for name in rounded),
         notes=(*modules.float_weights_note(module, rounded), *notes),
+        integer_mac_share=0.0,
     )
-    return Artifact(_dump(module, activations), FORMAT, facts)
+    return Artifact(_dump(module, Content(activations=activations)), FORMAT, facts)
+
+
+def example(baseline: Artifact) -> dict[str, torch.Tensor]:
+    """Give an example of zeros in the shapes that the baseline was made with."""
+    return {
+        name: torch.zeros(shape, dtype=getattr(torch, dtype))
+        for name, (dtype, shape) in _load(baseline.data)["example"].items()
+    }
+
+
+def macs(baseline: Artifact) -> layers.Macs:
+    """Give what was counted when the baseline was made."""
+    total, by_layer = _load(baseline.data)["macs"]
+    return layers.Macs(total, by_layer)
 
 
 def restore(artifact: Artifact, module: torch.nn.Module) -> Executable:
     """Put the stored state into the model and make it run.
 
     Args:
-        artifact: what ``store`` or ``store_simulated`` gave.
+        artifact: what this module stored.
         module: a copy of the float model, to be changed.
+
+    Raises:
+        CellError: the file is damaged or foreign, or holds another model's state.
+        UnsupportedError: its weights are packed for a CPU of another kind.
     """
     if artifact.format == TORCHAO_FORMAT:
         with quiet():
-            import torchao  # noqa: F401 makes its tensors known to the weights-only reader
+            import torchao.prototype.quantization.int4  # noqa: F401 tensors the reader then knows
     content = _load(artifact.data)
-    module.load_state_dict(content["state"], assign=True)
-    if content["activations"] is not None:
-        fake_quantization.attach(module, content["activations"])
-    return modules.executable(lambda inputs: modules.named_outputs(modules.call(module, inputs)))
+    packed_for, here = content["packed_for"], torch.backends.cpu.get_cpu_capability()
+    if packed_for not in {None, here}:
+        raise UnsupportedError(
+            f"the artifact's 4-bit weights are packed for {packed_for} and this CPU has {here}; "
+            "quantize on a machine of the kind that runs it"
+        )
+    dtype = None if content["dtype"] is None else getattr(torch, content["dtype"])
+    if dtype is not None:
+        module.to(dtype)  # buffers that no state holds too
+    try:
+        module.load_state_dict(content["state"], assign=True)
+    except RuntimeError as error:
+        raise CellError(
+            f"the artifact does not fit the model ({str(error).strip()}); does the model callable "
+            "give the same model each time?"
+        ) from None
+    fake_quantization.attach(module, content["activations"])
+
+    def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if dtype is not None:
+            inputs = modules.cast(inputs, dtype)
+        return modules.named_outputs(modules.call(module, inputs))
+
+    return modules.executable(run)
 
 
-def _dump(module: torch.nn.Module, activations: Mapping[str, Any] | None) -> bytes:
+def dtype_name(dtype: torch.dtype) -> str:
+    """Give ``float16`` for ``torch.float16``."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _dump(module: torch.nn.Module, content: Content) -> bytes:
     file = io.BytesIO()
-    torch.save({"state": dict(module.state_dict()), "activations": activations}, file)
+    torch.save({"state": dict(module.state_dict()), **asdict(content)}, file)
     return file.getvalue()
 
 
 def _load(data: bytes) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
-    return content
+    """Read a file without running anything in it.
 
-
-def _facts(
-    module: torch.nn.Module,
-    parameters: int,
-    state: Mapping[str, torch.Tensor],
-    notes: tuple[str, ...],
-) -> ArtifactFacts:
-    """Count the stored parameters, tied ones once."""
-    stored = {name: _parts(state[name]) for name, _ in module.named_parameters()}
-    integers = {
-        name
-        for name, parts in stored.items()
-        if any(not part.is_floating_point() for part in parts)
-    }
-    return ArtifactFacts(
-        parameters=parameters,
-        parameter_bytes=sum(part.nbytes for parts in stored.values() for part in parts),
-        quantized_parameters=sum(state[name].numel() for name in integers),
-        notes=(*(modules.float_weights_note(module, integers) if integers else ()), *notes),
-    )
+    Raises:
+        CellError: it is damaged, or holds other things than tensors and plain values.
+    """
+    try:
+        content = torch.load(io.BytesIO(data), weights_only=True)
+    except Exception as error:  # the reader has no error of its own for such files, but many
+        story = str(error).strip().partition("\n")[0]
+        raise CellError(
+            f"the artifact is damaged, or no file of tensors alone ({type(error).__name__}: "
+            f"{story}); nothing in it was run; delete it and run again"
+        ) from None
+    if not isinstance(content, dict) or not {"state", "activations"} <= set(content):
+        raise CellError("the artifact is no checkpoint of this backend; delete it and run again")
+    return {**asdict(Content()), **content}
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """Give the plain tensors a quantized one is made of: integers, scales, zero points."""
     if is_traceable_wrapper_subclass(tensor):
-        return [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+        parts = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
+        return [part for part in parts if part is not None]
     return [tensor]

@@ -1,6 +1,9 @@
 """Tracing with a free batch size, and lowering a quantized graph to oneDNN's int8 kernels."""
 
+import math
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -74,7 +77,52 @@ def _lower(program: Any, sample: tuple[torch.Tensor, ...]) -> Any:
     return graph_module
 
 
-def int8_kernels(lowered: Any) -> int:
-    """Count the int8 convolutions and matmuls of a lowered graph."""
-    targets = [str(node.target) for node in lowered.graph.nodes]
-    return sum(target.startswith("onednn.q") and "_pointwise" in target for target in targets)
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What a lowered graph multiplies with.
+
+    Attributes:
+        integer: how many convolutions and matrix products run in int8 kernels.
+        integer_macs: their multiply-accumulates, for all examples of the batch.
+        float_ops: the others that have weights, by the name of torch's layer.
+    """
+
+    integer: int
+    integer_macs: int
+    float_ops: Counter[str]
+
+
+def kernels(lowered: Any, sample: Mapping[str, torch.Tensor]) -> Kernels:
+    """Run a lowered graph and count its convolutions and matrix products.
+
+    Args:
+        lowered: see ``lower``.
+        sample: a batch of each input, by name and in order.
+    """
+    counter = _Counter(lowered)
+    with torch.no_grad():
+        counter.run(*sample.values())
+    return Kernels(counter.integer, counter.integer_macs, counter.float_ops)
+
+
+class _Counter(torch.fx.Interpreter):  # type: ignore[misc]  # mypy does not follow torch
+    def __init__(self, lowered: Any) -> None:
+        super().__init__(lowered)
+        self.integer = self.integer_macs = 0
+        self.float_ops: Counter[str] = Counter()
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        result = super().call_function(target, args, kwargs)
+        namespace, _, op = str(target).partition(".")
+        if namespace == "onednn" and op.startswith(("qconv", "qlinear")):
+            # The prepacked weight: (out, in / groups, …) of a convolution, (in, out) of a matrix.
+            shape = args[3].shape
+            inputs = shape[0] if op.startswith("qlinear") else math.prod(shape[1:])
+            self.integer += 1
+            self.integer_macs += result.numel() * inputs
+        elif "conv" in op and "prepack" not in op and isinstance(result, torch.Tensor):
+            kind = "ConvTranspose" if "transpose" in op else "Conv"
+            self.float_ops[f"{kind}{result.ndim - 2}d"] += 1
+        elif op.startswith(("linear", "_linear", "_mkl_linear", "mm.", "addmm")):
+            self.float_ops["Linear"] += 1
+        return result

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Arrays, Executable, LoadModel
 from qb_cluster.errors import PlugInError
 
@@ -18,14 +20,23 @@ LONE_OUTPUT = "output"
 def own_copy(load: LoadModel) -> torch.nn.Module:
     """Copy the loaded model, on the CPU and in evaluation mode, so that it may be changed.
 
+    Args:
+        load: gives a ``torch.nn.Module``, or the path of a ``.pt2`` file.
+
     Raises:
-        PlugInError: it is no ``torch.nn.Module``.
+        PlugInError: it gives something else.
+        CellError: the file cannot be read, see ``exported.read``.
+        UnsupportedError: the file's program takes batches of one size only.
     """
     model = load()
+    if model_kind(model) == "pt2":
+        from qb_pytorch import exported
+
+        return exported.read(Path(model))
     if not isinstance(model, torch.nn.Module):
         kind = type(model)
         raise PlugInError(
-            f"the pytorch backend runs a torch.nn.Module, and the model is a "
+            f"the pytorch backend runs a torch.nn.Module or a .pt2 file, and the model is a "
             f"{kind.__module__}.{kind.__qualname__}; return a module from the model callable, or "
             "leave pytorch out of the backends"
         )
@@ -35,6 +46,14 @@ def own_copy(load: LoadModel) -> torch.nn.Module:
 def tensors(arrays: Arrays) -> dict[str, torch.Tensor]:
     """Copy arrays, which may be read-only or strided, into tensors."""
     return {name: torch.from_numpy(np.array(array, order="C")) for name, array in arrays.items()}
+
+
+def cast(inputs: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Cast the floats among the inputs; ids and masks stay as they are."""
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in inputs.items()
+    }
 
 
 def call(module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> Any:

@@ -7,15 +7,23 @@ compiler is needed.
 """
 
 import platform
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from qb_cluster.contracts import Arrays, Artifact, ArtifactFacts, Executable
-from qb_cluster.errors import UnsupportedError
-from qb_pytorch import lowering, modules, program_file
-from qb_pytorch.fake_quantization import CALIBRATION_BATCH, batches
+from qb_cluster.contracts import (
+    Arrays,
+    Artifact,
+    ArtifactFacts,
+    Bits,
+    Executable,
+    Quantization,
+    Scheme,
+)
+from qb_cluster.errors import CellError, UnsupportedError
+from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
@@ -23,6 +31,8 @@ FORMAT = "pt2"
 
 class _Positional(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """A model whose inputs and outputs are tensors by position, as lowering demands."""
+
+    PREFIX = "model."
 
     def __init__(self, model: torch.nn.Module, names: Sequence[str]) -> None:
         super().__init__()
@@ -34,32 +44,45 @@ class _Positional(torch.nn.Module):  # type: ignore[misc]  # mypy does not follo
         return tuple(modules.named_outputs(modules.call(self.model, named)).values())
 
 
-def quantize(module: torch.nn.Module, calibration: Arrays) -> Artifact:
-    """Quantize linear layers and 2-d convolutions to w8a8, weights per channel.
+def quantize(
+    module: torch.nn.Module,
+    baseline: Artifact,
+    quantization: Quantization,
+    examples: Arrays,
+) -> Artifact:
+    """Quantize linear layers and 2-d convolutions, activations to 8 bits.
 
     Of 1-d convolutions the quantizer takes those that a ``torch.nn.ReLU`` follows.
 
     Args:
         module: a copy of the float model.
-        calibration: examples whose true minimum and maximum fix each activation's range.
+        baseline: what was counted when it was stored.
+        quantization: static, wNa8.
+        examples: calibration examples.
 
     Raises:
         UnsupportedError: ``torch.export`` cannot trace the model, or this CPU has no kernels.
+        PlugInError: a pattern of the scheme's ``layers`` matches no layer.
+        NonFiniteError: weights, or activations of calibration, are NaN or infinite.
     """
     if platform.machine() not in {"x86_64", "AMD64"} or not torch.backends.mkldnn.is_available():
         raise UnsupportedError(
             f"static int8 kernels need an x86 CPU and a torch built with oneDNN, and this is "
             f"{platform.machine()}; write execution: simulated"
         )
-    examples = modules.tensors(calibration)
+    bits = layers.bits_of_layers(module, quantization)
+    _spell_out_padding(module)
     try:
         with quiet(), torch.no_grad():
             from torchao.utils import should_reduce_range
 
-            levels = 128 if should_reduce_range(torch.device("cpu")) else 256
-            data = _convert(module, examples, levels)
-            notes = () if levels == 256 else ("7-bit activations: this CPU has no VNNI",)
-            return Artifact(data, FORMAT, _facts(module, data, notes))
+            activation_bits = 7 if should_reduce_range(torch.device("cpu")) else 8
+            quantizer = _quantizer(module, quantization, bits, activation_bits)
+            data = _convert(module, modules.tensors(examples), quantizer)
+            notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
+            facts = _facts(module, data, quantization, checkpoint.macs(baseline), notes)
+    except CellError:
+        raise
     except Exception as error:
         story = str(error).strip().partition("\n")[0]
         raise UnsupportedError(
@@ -67,6 +90,22 @@ def quantize(module: torch.nn.Module, calibration: Arrays) -> Artifact:
             f"({type(error).__name__}: {story}); write execution: simulated, or make the model's "
             "forward traceable by torch.export"
         ) from error
+    return Artifact(data, FORMAT, facts)
+
+
+def _spell_out_padding(module: torch.nn.Module) -> None:
+    """Write ``padding="same"`` and ``"valid"`` as numbers, which alone the quantizer knows."""
+    for layer in module.modules():
+        if not isinstance(layer, torch.nn.Conv2d) or layer.padding_mode != "zeros":
+            continue
+        spans = [
+            dilation * (size - 1)
+            for dilation, size in zip(layer.dilation, layer.kernel_size, strict=True)
+        ]
+        if layer.padding == "valid":
+            layer.padding = (0, 0)
+        elif layer.padding == "same" and not any(span % 2 for span in spans):
+            layer.padding = tuple(span // 2 for span in spans)
 
 
 def open_program(artifact: Artifact) -> Executable:
@@ -81,7 +120,7 @@ def open_program(artifact: Artifact) -> Executable:
     return modules.executable(run)
 
 
-def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], levels: int) -> bytes:
+def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], quantizer: Any) -> bytes:
     """Trace, calibrate and convert; give the stored program."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -89,8 +128,8 @@ def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], levels:
     sample = {name: torch.cat([tensor[:1], tensor[:1]]) for name, tensor in examples.items()}
     outputs = list(modules.named_outputs(modules.call(module, sample)))
     exported = lowering.export(_Positional(module, list(sample)), tuple(sample.values()))
-    prepared = prepare_pt2e(exported.module(), _quantizer(levels))
-    for batch in batches(examples, CALIBRATION_BATCH):
+    prepared = prepare_pt2e(exported.module(), quantizer)
+    for batch in calibration.batches(examples, calibration.BATCH):
         prepared(*batch.values())
     converted = convert_pt2e(prepared)
     _drop_float_originals(converted)
@@ -98,38 +137,64 @@ def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], levels:
     return program_file.dump(program, sample, outputs)
 
 
-def _quantizer(levels: int) -> Any:
+def _quantizer(
+    module: torch.nn.Module,
+    quantization: Quantization,
+    bits: Mapping[str, Bits],
+    activation_bits: int,
+) -> Any:
     """Quantize the inputs and weights of linear and convolution layers, and nothing else.
 
-    As ``get_default_x86_inductor_quantization_config``, but with true min-max ranges in place
-    of histograms, the narrow weight range ±127 of the reference arithmetic, and no floor of
-    2⁻¹² under the scales.
+    As ``get_default_x86_inductor_quantization_config``, but with ranges from QuantBench's
+    observers in place of histograms, and no floor of 2⁻¹² under the scales.
     """
-    from torchao.quantization.pt2e.observer import MinMaxObserver, PerChannelMinMaxObserver
     from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
 
+    from qb_pytorch.pt2e_observers import ActivationObserver
+
+    scheme = quantization.scheme
     activations = QuantizationSpec(
         dtype=torch.uint8,
         quant_min=0,
-        quant_max=levels - 1,
+        quant_max=2**activation_bits - 1,
         qscheme=torch.per_tensor_affine,
-        observer_or_fake_quant_ctr=MinMaxObserver,
+        observer_or_fake_quant_ctr=ActivationObserver.with_args(
+            make=calibration.observers(quantization),
+            bits=activation_bits,
+            symmetric=scheme.symmetric_activations,
+        ),
     )
-    weights = QuantizationSpec(
-        dtype=torch.int8,
-        quant_min=-127,
-        quant_max=127,
-        qscheme=torch.per_channel_symmetric,
-        ch_axis=0,
-        observer_or_fake_quant_ctr=PerChannelMinMaxObserver,
-    )
-    config = QuantizationConfig(activations, activations, weights, None)
+
+    def config(own: Bits) -> Any:
+        return QuantizationConfig(activations, activations, _weight_spec(scheme, own), None)
+
     functional = torch.nn.functional
     quantizer = X86InductorQuantizer()
     for function in (functional.linear, functional.conv1d, functional.conv2d):
-        quantizer.set_function_type_qconfig(function, config)
+        quantizer.set_function_type_qconfig(function, config(quantization.bits))
+    for name in layers.multiplying(module):
+        own = bits.get(name)
+        if own != quantization.bits:
+            inner = f"{_Positional.PREFIX}{name}".removesuffix(".")
+            quantizer.set_module_name_qconfig(inner, None if own is None else config(own))
     return quantizer
+
+
+def _weight_spec(scheme: Scheme, bits: Bits) -> Any:
+    from torchao.quantization.pt2e.quantizer import QuantizationSpec
+
+    from qb_pytorch.pt2e_observers import WeightObserver
+
+    limit = 2 ** (bits.weight - 1) - 1
+    return QuantizationSpec(
+        dtype=torch.int8,
+        quant_min=-limit if scheme.narrow_range else -limit - 1,
+        quant_max=limit,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=0,
+        observer_or_fake_quant_ctr=WeightObserver.with_args(scheme=scheme, bits=bits),
+    )
 
 
 def _drop_float_originals(converted: Any) -> None:
@@ -141,26 +206,46 @@ def _drop_float_originals(converted: Any) -> None:
             delattr(converted.get_submodule(owner), attribute)
 
 
-def _facts(module: torch.nn.Module, data: bytes, notes: tuple[str, ...]) -> ArtifactFacts:
-    """Count what a stored program holds, buffers of the float model left out, and lower it once.
+def _facts(
+    module: torch.nn.Module,
+    data: bytes,
+    quantization: Quantization,
+    macs: layers.Macs,
+    notes: tuple[str, ...],
+) -> ArtifactFacts:
+    """Count what a stored program holds, buffers of the float model left out, and run it once.
 
     Batch normalization is folded into the convolution before it, so that some parameters may
     have no counterpart.
     """
     stored = program_file.load(data)
-    own = {f"model.{name}" for name, _ in module.named_buffers()}
+    own = {f"{_Positional.PREFIX}{name}" for name, _ in module.named_buffers()}
     held = {**stored.program.state_dict, **stored.program.constants}
     tensors = [tensor for name, tensor in held.items() if name not in own]
     integers = [tensor for tensor in tensors if tensor.dtype == torch.int8]
     left = sum(tensor.is_floating_point() and tensor.ndim >= 2 for tensor in tensors)
     if left:
         notes += (f"{left} of {left + len(integers)} weight tensors stay float",)
-    kernels = lowering.int8_kernels(lowering.lower(stored.program, stored.sample))
-    if kernels < len(integers):
-        notes += (f"{len(integers) - kernels} of {len(integers)} int8 layers compute in float",)
+    narrow = {own.weight for own in layers.bits_of_layers(module, quantization).values()} - {8}
+    if narrow:
+        listed = " and ".join(str(width) for width in sorted(narrow))
+        notes += (f"weights of {listed} bits are stored in 8 bits each",)
+    lowered = lowering.lower(stored.program, stored.sample)
+    kernels = lowering.kernels(lowered, stored.sample)
+    slow = len(integers) - kernels.integer
+    if slow > 0:
+        notes += (f"{slow} of {len(integers)} int8 layers compute in float",)
+    wanted = Counter(
+        type(layer).__name__
+        for name, layer in layers.multiplying(module).items()
+        if quantization.layer_bits(name) is None
+    )
+    examples = len(next(iter(stored.sample.values())))
     return ArtifactFacts(
         parameters=modules.parameter_count(module),
         parameter_bytes=sum(tensor.nbytes for tensor in tensors),
         quantized_parameters=sum(tensor.numel() for tensor in integers),
         notes=notes,
+        integer_mac_share=kernels.integer_macs / examples / max(1, macs.total),
+        fallback_ops=tuple(sorted((kernels.float_ops - wanted).keys())),
     )

@@ -1,0 +1,167 @@
+"""The layers of a module: which can be quantized, to how many bits, and what they multiply."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch.nn.modules.conv import _ConvNd
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from qb_cluster.contracts import Artifact, Bits, Quantization
+from qb_cluster.errors import PlugInError
+from qb_pytorch import modules
+
+MULTIPLYING = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
+NAMED_IN_ERRORS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Macs:
+    """Multiply-accumulates of convolutions and matrix products, for one example.
+
+    Attributes:
+        total: of the whole model, attention and other products of activations included.
+        layers: of every submodule that multiplies, by name; a parent counts its children's.
+    """
+
+    total: int
+    layers: Mapping[str, int]
+
+
+def multiplying(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Give the layers whose weights and inputs are quantized: linear and convolutions, by name.
+
+    ``torch.nn.MultiheadAttention`` reads the weights of its output projection without calling
+    it, so that one is left out.
+    """
+    uncalled = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
+    return {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, MULTIPLYING) and not isinstance(layer, uncalled)
+    }
+
+
+def quantizable(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Give the layers whose weights can be quantized: ``multiplying`` ones, then embeddings.
+
+    Layers whose weight is computed from other parameters (weight norm) are left out.
+    """
+    embeddings = {
+        name: layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, torch.nn.Embedding)
+    }
+    return {
+        name: layer
+        for name, layer in {**multiplying(module), **embeddings}.items()
+        if "weight" in dict(layer.named_parameters(recurse=False))
+    }
+
+
+def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[str, Bits]:
+    """Give the bits of every layer that the scheme quantizes, by name; float ones are left out.
+
+    Raises:
+        PlugInError: a pattern of the scheme's ``layers`` matches no layer, or none is left.
+    """
+    names = list(quantizable(module))
+    known = ", ".join(names[:NAMED_IN_ERRORS]) + (", …" if len(names) > NAMED_IN_ERRORS else "")
+    for pattern, _ in quantization.scheme.layers:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise PlugInError(
+                f"scheme '{quantization.scheme.name}': the pattern '{pattern}' under layers "
+                f"matches none of the {len(names)} layers that can be quantized ({known}); "
+                "write their names, * stands for any text"
+            )
+    found = {name: quantization.layer_bits(name) for name in names}
+    return {name: bits for name, bits in found.items() if bits is not None}
+
+
+def weights(
+    module: torch.nn.Module, names: Iterable[str]
+) -> dict[str, tuple[str, torch.nn.Parameter]]:
+    """Give the weight parameters of layers, each once, however many layers are tied to it.
+
+    Args:
+        module: the model.
+        names: layers, see ``quantizable``.
+
+    Returns:
+        By the parameter's first name in the model: the first of the layers, and the parameter.
+    """
+    owners: dict[int, str] = {}
+    for name in names:
+        owners.setdefault(id(module.get_submodule(name).weight), name)
+    return {
+        name: (owners[id(parameter)], parameter)
+        for name, parameter in module.named_parameters()
+        if id(parameter) in owners
+    }
+
+
+def count_macs(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> Macs:
+    """Count what one example multiplies.
+
+    Args:
+        module: a float model, in evaluation mode.
+        example: one example (axis 0 has length 1) of each input.
+    """
+    # What torch's counter lacks: attention on the CPU, and modules that fuse their children.
+    on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001
+    attention = {on_cpu: _attention_flops}
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+            modules.call(module, example)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    prefix = f"{type(module).__name__}."
+    found = {
+        name.removeprefix(prefix): sum(flops.values()) // 2  # two operations to each MAC
+        for name, flops in counter.get_flop_counts().items()
+        if name.startswith(prefix)
+    }
+    total = counter.get_total_flops() // 2
+    return Macs(total, {"": total, **found})  # the model itself may be a layer
+
+
+def _attention_flops(
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], *_: Any, **__: Any
+) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def float_ops(
+    module: torch.nn.Module, quantization: Quantization, done: Iterable[str]
+) -> tuple[str, ...]:
+    """Give the kinds of layers that multiply in float although the scheme covers them, sorted.
+
+    Args:
+        module: the model.
+        quantization: its scheme's ``layers`` say what may stay float.
+        done: names of the layers that were quantized.
+    """
+    quantized = set(done)
+    return tuple(
+        sorted(
+            {
+                type(layer).__name__
+                for name, layer in module.named_modules()
+                if isinstance(layer, torch.nn.Linear | _ConvNd)
+                and name not in quantized
+                and quantization.layer_bits(name) is not None
+            }
+        )
+    )
+
+
+def with_facts(
+    artifact: Artifact, integer_mac_share: float | None, fallback_ops: tuple[str, ...]
+) -> Artifact:
+    """Add to an artifact's facts what only the arithmetic of its layers can tell."""
+    facts = replace(artifact.facts, integer_mac_share=integer_mac_share, fallback_ops=fallback_ops)
+    return replace(artifact, facts=facts)

@@ -1,0 +1,239 @@
+"""Per-layer sensitivity: what quantizing one layer, or all but one, does to the outputs.
+
+Everything before a layer computes what it computed without the change: floats where only this
+layer is quantized, the quantized model's activations where all others are. So each batch runs
+once in float and once quantized, and then, for each layer, from that layer on; see
+``prefix_reuse``. The first example of the inputs is run both ways for each layer, and a layer
+whose outputs are not the same to the bit is run whole.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qb_cluster.contracts import Arrays, Bits, LayerSensitivity, LoadModel, Quantization, Scheme
+from qb_cluster.quantization.weights import quantize_dequantize_weights
+from qb_pytorch import calibration, fake_quantization, layers, modules, simulated
+from qb_pytorch.prefix_reuse import Recording, ReplayError, record, replay
+
+BATCH: Final = 64
+GAUSSIAN_WEIGHTS: Final = 2**16
+"""So many random weights make the expected SQNR stable within some hundredths of a decibel."""
+LARGEST_TENSOR: Final = 2**22
+"""Ten times more weights under one scale would cost another 0.7 dB: 5.2 σ become 5.6."""
+
+
+def layer_sensitivity(
+    model: LoadModel,
+    quantization: Quantization,
+    examples: Arrays | None,
+    inputs: Arrays,
+    *,
+    reuse: bool = True,
+) -> list[LayerSensitivity]:
+    """Measure the sensitivity of every linear and convolution layer that the scheme quantizes.
+
+    In mode ``only``, one layer's weight and input are rounded and all else is float; in mode
+    ``all_but``, one layer is float and all else is as in the simulated cell.
+
+    Args:
+        model: gives the float model.
+        quantization: simulated, whatever its ``execution`` says.
+        examples: calibration examples; given exactly when activations are static.
+        inputs: evaluation inputs by name, examples along axis 0.
+        reuse: whether activations before a layer are reused; the results are the same.
+
+    Returns:
+        Two rows a layer, ``only`` before ``all_but``, layers in the model's order.
+
+    Raises:
+        PlugInError: see ``PyTorchBackend.quantize``.
+        NonFiniteError: weights, or activations of calibration, are NaN or infinite.
+    """
+    bench = _Bench(modules.own_copy(model), quantization, examples)
+    tensors = modules.tensors(inputs)
+    first = {name: tensor[:1] for name, tensor in tensors.items()}
+    macs = layers.count_macs(bench.module, first).layers
+    trusted = set(_trusted(bench, first)) if reuse else set()
+    noise = dict.fromkeys(_runs(bench), 0.0)
+    signal = 0.0
+    for batch in calibration.batches(tensors, BATCH):
+        bench.quantize(frozenset())
+        whole = record(bench.module, batch)
+        reference = _primary(whole.output)
+        signal += _power(reference)
+        recordings = {"only": whole}
+        bench.quantize(bench.everything)
+        recordings["all_but"] = record(bench.module, batch)
+        for mode, layer in noise:
+            bench.quantize(bench.quantized(mode, layer))
+            recording = recordings[mode]
+            start = bench.first_use(recording, layer) if (mode, layer) in trusted else 0
+            outputs = _primary(replay(bench.module, batch, recording, start))
+            noise[mode, layer] += _power(outputs - reference)
+    return [
+        bench.row(layer, mode, macs, _decibels(signal, found))
+        for (mode, layer), found in noise.items()
+    ]
+
+
+def expected_weight_sqnr_db(shape: tuple[int, ...], scheme: Scheme, bits: Bits) -> float | None:
+    """Give the SQNR of Gaussian weights of a shape under a scheme, from random ones.
+
+    Args:
+        shape: of the weight, output channels on axis 0.
+        scheme: how it is rounded.
+        bits: only the weight's count.
+
+    Returns:
+        In dB; ``None`` where the scheme brings weight arithmetic of its own.
+    """
+    if scheme.weight_quantizer is not None:
+        return None
+    row = max(1, math.prod(shape[1:]))
+    rows = min(shape[0], max(1, LARGEST_TENSOR // row))
+    if scheme.granularity != "per_tensor":  # rows are alike: as many as are needed
+        rows = -(-GAUSSIAN_WEIGHTS // row)
+    shape = (rows, *shape[1:])
+    return _gaussian_sqnr_db(shape, replace(scheme, layers=()), bits)
+
+
+@functools.lru_cache(maxsize=1024)
+def _gaussian_sqnr_db(shape: tuple[int, ...], scheme: Scheme, bits: Bits) -> float:
+    weights = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    return _weight_sqnr_db(weights, quantize_dequantize_weights(weights, scheme, bits))
+
+
+def _weight_sqnr_db(weights: NDArray[np.float32], rounded: NDArray[np.float32]) -> float:
+    exact = weights.astype(np.float64)
+    return _decibels(float(np.sum(exact**2)), float(np.sum((exact - rounded) ** 2)))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+
+
+def _power(values: torch.Tensor) -> float:
+    return float(values.to(torch.float64).square().sum())
+
+
+def _primary(output: Any) -> torch.Tensor:
+    """Give the first output, the one that metrics look at."""
+    return next(iter(modules.named_outputs(output).values()))
+
+
+def _runs(bench: "_Bench") -> Iterator[tuple[Any, str]]:
+    for layer in bench.layers:
+        yield "only", layer
+        yield "all_but", layer
+
+
+def _trusted(bench: "_Bench", example: Mapping[str, torch.Tensor]) -> Iterator[tuple[Any, str]]:
+    """Give the runs in which reusing what comes before the layer changes no bit."""
+    bench.quantize(frozenset())
+    recordings = {"only": record(bench.module, example)}
+    bench.quantize(bench.everything)
+    recordings["all_but"] = record(bench.module, example)
+    for mode, layer in _runs(bench):
+        bench.quantize(bench.quantized(mode, layer))
+        recording = recordings[mode]
+        whole = _primary(replay(bench.module, example, recording, 0))
+        try:
+            start = bench.first_use(recording, layer)
+            reused = _primary(replay(bench.module, example, recording, start))
+        except ReplayError:
+            continue
+        if torch.equal(whole, reused):
+            yield mode, layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    parameter: torch.nn.Parameter
+    exact: torch.Tensor
+    rounded: torch.Tensor
+    owners: frozenset[str]
+
+
+class _Bench:
+    """A model whose layers can be quantized and made float again, one by one."""
+
+    def __init__(
+        self, module: torch.nn.Module, quantization: Quantization, examples: Arrays | None
+    ) -> None:
+        self.module = module
+        self.scheme = quantization.scheme
+        self.bits = layers.bits_of_layers(module, quantization)
+        self._asked = quantization.bits
+        activations = simulated.activations(module, quantization, self.bits, examples)
+        rounded = simulated.rounded_weights(module, self.scheme, self.bits)
+        self._weights = [
+            _Weight(
+                parameter,
+                parameter.data,
+                rounded[name],
+                frozenset(
+                    owner for owner in self.bits if module.get_submodule(owner).weight is parameter
+                ),
+            )
+            for name, (_, parameter) in layers.weights(module, self.bits).items()
+        ]
+        self.everything = frozenset(self.bits)
+        self.layers = [name for name in layers.multiplying(module) if name in self.bits]
+        self._quantized: frozenset[str] = frozenset()
+        for name, given in activations.items():
+            self._attach(name, fake_quantization.fake_quantizer(**given))
+
+    def _attach(self, name: str, quantize: fake_quantization.FakeQuantizer) -> None:
+        def hook(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+            return (quantize(args[0]), *args[1:]) if name in self._quantized else None
+
+        self.module.get_submodule(name).register_forward_pre_hook(hook)
+
+    def quantized(self, mode: str, layer: str) -> frozenset[str]:
+        """Give the layers that are quantized in a run; what is tied to one goes with it."""
+        tied = self._tied(layer)
+        return tied if mode == "only" else self.everything - tied
+
+    def quantize(self, names: frozenset[str]) -> None:
+        """Quantize these layers, and make the others float."""
+        self._quantized = names
+        for weight in self._weights:
+            weight.parameter.data = weight.rounded if weight.owners & names else weight.exact
+
+    def first_use(self, recording: Recording, layer: str) -> int:
+        """Give the first call that the layer's weight, or its input's rounding, can change."""
+        return recording.first_use({self.module.get_submodule(name) for name in self._tied(layer)})
+
+    def row(
+        self, layer: str, mode: Any, macs: Mapping[str, int], sqnr_db: float
+    ) -> LayerSensitivity:
+        """State what was measured."""
+        weight = next(weight for weight in self._weights if layer in weight.owners)
+        own = self.bits[layer]
+        found = expected = None
+        if mode == "only":
+            exact = weight.exact.to(torch.float32).numpy()
+            found = _weight_sqnr_db(exact, weight.rounded.to(torch.float32).numpy())
+            expected = expected_weight_sqnr_db(exact.shape, self.scheme, own)
+        return LayerSensitivity(
+            layer=layer,
+            parameters=weight.exact.numel(),
+            macs=macs.get(layer, 0),
+            mode=mode,
+            bits=str(own if mode == "only" else self._asked),
+            sqnr_db=sqnr_db,
+            weight_sqnr_db=found,
+            expected_weight_sqnr_db=expected,
+        )
+
+    def _tied(self, layer: str) -> frozenset[str]:
+        return next(weight.owners for weight in self._weights if layer in weight.owners)

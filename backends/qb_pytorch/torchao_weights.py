@@ -1,0 +1,254 @@
+"""Native weights by torchao's tensors: integers or fp8, with or without dynamic activations.
+
+The integers and scales are those of the reference arithmetic, so that a native cell and its
+simulation differ by what the kernels do, and by nothing else. What holds them:
+
+==================================  =========================================================
+``Int4OpaqueTensor`` (prototype)    linear layers, 4 bits or fewer: two weights to a byte
+``Int8Tensor``                      linear layers: a byte a weight; alone computes in integers,
+                                    with dynamic activations
+``IntxUnpackedToInt8Tensor``        2-d convolutions, embeddings, and affine weights of linear
+                                    layers: a byte a weight
+``Float8Tensor``                    linear layers in fp8
+==================================  =========================================================
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
+from qb_cluster.errors import NonFiniteError
+from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
+from qb_pytorch import checkpoint, layers, modules
+from qb_pytorch.third_party import quiet
+
+INT4_GROUPS: Final = (256, 128, 64, 32)
+"""Inputs to a scale that ATen's 4-bit kernel knows."""
+INT4_ROWS: Final = 16
+"""Its outputs come in multiples of this."""
+INT4_BITS: Final = 4
+BYTE: Final = 8
+_FP8: Final = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+
+
+def quantize(module: torch.nn.Module, baseline: Artifact, quantization: Quantization) -> Artifact:
+    """Quantize weights, and inputs of linear layers while running where the scheme is dynamic.
+
+    Args:
+        module: a copy of the float model, changed in place.
+        baseline: what was counted when it was stored.
+        quantization: ``weight_only`` or ``dynamic`` integers, or fp8.
+
+    Raises:
+        NonFiniteError: weights are NaN or infinite.
+        PlugInError: a pattern of the scheme's ``layers`` matches no layer.
+    """
+    scheme = quantization.scheme
+    bits = layers.bits_of_layers(module, quantization)
+    parameters = modules.parameter_count(module)
+    notes: list[str] = []
+    with quiet():
+        import torchao  # noqa: F401 chatters when it is first imported
+        from torchao.utils import should_reduce_range
+
+        if scheme.activations == "dynamic" and should_reduce_range(torch.device("cpu")):
+            bits = {name: Bits(min(own.weight, 7), own.activation) for name, own in bits.items()}
+            notes.append("7-bit weights and activations: this CPU has no VNNI")
+        held = _replace_weights(module, scheme, bits)
+    wider = [name for name, width in held.items() if bits[name].weight < width]
+    if wider:
+        asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
+        notes.append(f"weights of {_listed(asked)} bits are stored in {_listed(kept)} bits each")
+    quantized = set(layers.weights(module, held))
+    packed = INT4_BITS in held.values()
+    content = checkpoint.Content(
+        packed_for=torch.backends.cpu.get_cpu_capability() if packed else None
+    )
+    artifact = checkpoint.store(
+        module, parameters, quantized, content, checkpoint.TORCHAO_FORMAT, tuple(notes)
+    )
+    share = 0.0
+    if scheme.activations == "dynamic":
+        macs = checkpoint.macs(baseline)
+        share = sum(macs.layers.get(name, 0) for name in held) / max(1, macs.total)
+    return layers.with_facts(artifact, share, layers.float_ops(module, quantization, held))
+
+
+def _replace_weights(
+    module: torch.nn.Module, scheme: Scheme, bits: Mapping[str, Bits]
+) -> dict[str, int]:
+    """Replace the weights that torchao can hold; give the bits that one of each layer takes."""
+    linear_only = scheme.activations == "dynamic" or scheme.number != "integer"
+    tied: dict[int, list[str]] = {}
+    for name in bits:
+        if linear_only and not isinstance(module.get_submodule(name), torch.nn.Linear):
+            continue
+        tied.setdefault(id(module.get_submodule(name).weight), []).append(name)
+    held: dict[str, int] = {}
+    for names in tied.values():
+        owners = [module.get_submodule(name) for name in names]
+        packed = _packed(owners, scheme, bits[names[0]], names[0])
+        if packed is None:
+            continue
+        tensor, width = packed
+        parameter = torch.nn.Parameter(tensor, requires_grad=False)
+        for owner, name in zip(owners, names, strict=True):
+            owner.weight = parameter
+            held[name] = width
+    return held
+
+
+def _packed(
+    owners: list[torch.nn.Module], scheme: Scheme, bits: Bits, name: str
+) -> tuple[torch.Tensor, int] | None:
+    """Give the quantized weight and the bits each takes; ``None`` where torchao has no tensor."""
+    weight = owners[0].weight.detach()
+    if scheme.number != "integer":
+        return _float8(weight, scheme, name), BYTE
+    block = _block(weight.shape, scheme)
+    if block is None or not all(_is_readable(owner) for owner in owners):
+        return None
+    integers = quantize_weights(weight.to(torch.float32).numpy(), scheme, bits, name=name)
+    if scheme.activations == "dynamic":
+        return _int8(integers, scheme, block, weight.dtype), BYTE
+    if all(isinstance(owner, torch.nn.Linear) for owner in owners):
+        group = _int4_group(weight.shape, block)
+        if bits.weight <= INT4_BITS and group is not None:
+            return _int4(integers, scheme, group, weight.dtype), INT4_BITS
+        if scheme.symmetric:
+            return _int8(integers, scheme, block, weight.dtype), BYTE
+    return _intx(integers, scheme, bits.weight, block, weight.dtype), BYTE
+
+
+def _is_readable(owner: torch.nn.Module) -> bool:
+    """Tell whether torchao's tensors can stand in for a layer's weight."""
+    if isinstance(owner, torch.nn.Embedding):
+        return owner.max_norm is None  # which would write to the weight
+    return isinstance(owner, torch.nn.Linear | torch.nn.Conv2d)
+
+
+def _block(shape: torch.Size, scheme: Scheme) -> tuple[int, ...] | None:
+    """Give the block of weights that shares a scale; ``None`` where it is no box."""
+    match scheme.granularity:
+        case "per_tensor":
+            return tuple(shape)
+        case "per_channel":
+            return (1, *shape[1:])
+    group = scheme.group_size or 0
+    whole = len(shape) == 2 and shape[1] % group == 0
+    return (1, group) if whole else None
+
+
+def _int4_group(shape: torch.Size, block: tuple[int, ...]) -> int | None:
+    """Give the largest group of the 4-bit kernel that fits into the scheme's own."""
+    if shape[0] % INT4_ROWS:
+        return None
+    return next((group for group in INT4_GROUPS if block[1] % group == 0), None)
+
+
+def _per_block(values: np.ndarray[Any, Any], shape: torch.Size, block: tuple[int, ...]) -> Any:
+    """Take one of the values of each block, as a tensor with a block on each axis position."""
+    full = np.broadcast_to(values, tuple(shape))
+    return torch.from_numpy(full[tuple(slice(None, None, step) for step in block)].copy())
+
+
+def _int8(
+    integers: IntegerWeights, scheme: Scheme, block: tuple[int, ...], dtype: torch.dtype
+) -> torch.Tensor:
+    """Hold symmetric weights of a linear layer, a byte each."""
+    from torchao.quantization import MappingType, PerRow
+    from torchao.quantization.quantize_.workflows.int8.int8_tensor import (
+        Int8Tensor,
+        QuantizeTensorToInt8Kwargs,
+    )
+    from torchao.utils import should_reduce_range
+
+    activations = None
+    if scheme.activations == "dynamic":
+        activations = QuantizeTensorToInt8Kwargs(
+            granularity=PerRow(),
+            # Affine by default, as everywhere in QuantBench: torchao's own default, symmetric,
+            # leaves half of the levels unused behind a ReLU.
+            mapping_type=MappingType.SYMMETRIC
+            if scheme.symmetric_activations
+            else MappingType.ASYMMETRIC,
+            reduce_range=should_reduce_range(torch.device("cpu")),
+        )
+    shape = torch.Size(integers.integers.shape)
+    return Int8Tensor(
+        torch.from_numpy(integers.integers.astype(np.int8)),
+        _per_block(integers.scale, shape, block),
+        list(block),
+        dtype,
+        act_quant_kwargs=activations,
+    )
+
+
+def _intx(
+    integers: IntegerWeights,
+    scheme: Scheme,
+    bits: int,
+    block: tuple[int, ...],
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Hold weights of any shape, a byte each."""
+    from torchao.quantization.quantize_.workflows import IntxUnpackedToInt8Tensor
+
+    offset = 0 if scheme.symmetric else 2 ** (bits - 1)  # to signed integers
+    shape = torch.Size(integers.integers.shape)
+    return IntxUnpackedToInt8Tensor(
+        torch.from_numpy((integers.integers - offset).astype(np.int8)),
+        _per_block(integers.scale, shape, block),
+        _per_block((integers.zero_point - offset).astype(np.int8), shape, block),
+        getattr(torch, f"int{bits}"),
+        block,
+        dtype,
+        None,
+    )
+
+
+def _int4(integers: IntegerWeights, scheme: Scheme, group: int, dtype: torch.dtype) -> torch.Tensor:
+    """Hold weights of a linear layer in four bits each, for ATen's kernel on the CPU.
+
+    The kernel takes q in 0 … 15 and computes (q - 8)·scale + zero in float; see
+    ``aten::_weight_int4pack_mm_for_cpu``.
+    """
+    from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
+
+    middle = 2 ** (INT4_BITS - 1)
+    offset = middle if scheme.symmetric else 0
+    shape, block = torch.Size(integers.integers.shape), (1, group)
+    scale = _per_block(integers.scale, shape, block)
+    zero_point = _per_block(integers.zero_point, shape, block) + offset
+    return Int4OpaqueTensor(
+        qdata=torch.ops.aten._convert_weight_to_int4pack_for_cpu(  # noqa: SLF001 no other way in
+            torch.from_numpy(integers.integers + np.int32(offset)), 1
+        ),
+        scale_and_zero=torch.stack([scale, (middle - zero_point) * scale], dim=-1)
+        .transpose(0, 1)
+        .contiguous()
+        .to(dtype),
+        block_size=list(block),
+        shape=shape,
+    )
+
+
+def _float8(weight: torch.Tensor, scheme: Scheme, name: str) -> torch.Tensor:
+    """Hold weights of a linear layer in fp8, scaled so that the largest is the format's own."""
+    from torchao.quantization import PerRow, PerTensor
+    from torchao.quantization.quantize_.workflows import Float8Tensor
+
+    if not weight.isfinite().all():
+        raise NonFiniteError(
+            f"{name}: some of the {weight.numel()} weights are NaN or infinite; load or train "
+            "the model anew"
+        )
+    granularity = PerTensor() if scheme.granularity == "per_tensor" else PerRow()
+    return Float8Tensor.from_hp(weight, getattr(torch, _FP8[scheme.number]), granularity)
+
+
+def _listed(numbers: set[int]) -> str:
+    return " and ".join(str(number) for number in sorted(numbers))

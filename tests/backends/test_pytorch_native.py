@@ -1,0 +1,336 @@
+"""PyTorch's native breadth: what each kernel stores, computes and reports."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qb_cluster.contracts import Artifact, Bits, Calibration, Quantization, Scheme
+from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_cluster.quantization.weights import quantize_dequantize_weights
+from qb_pytorch import PyTorchBackend
+
+pytestmark = pytest.mark.frameworks
+
+BACKEND = PyTorchBackend()
+OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
+
+
+class Net(nn.Module):
+    """A convolution, an embedding, and linear layers that the 4-bit kernel takes and not."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding="same")
+        self.embed = nn.Embedding(20, 16)
+        self.wide = nn.Linear(16, 128)
+        self.mix = nn.Linear(128, 32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, image, ids):
+        hidden = self.conv(image).relu().mean((2, 3)) + self.embed(ids).mean(1)
+        return self.head(self.mix(self.wide(hidden).relu()).relu())
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    rng = np.random.default_rng(0)
+    return {
+        "image": rng.normal(size=(40, 3, 6, 6)).astype(np.float32),
+        "ids": rng.integers(0, 20, (40, 3)),
+    }
+
+
+def convert(net, inputs):
+    return BACKEND.convert(lambda: net, {name: array[:1] for name, array in inputs.items()})
+
+
+def quantize(net, inputs, scheme, bits, execution="native", calibration=None):
+    static = scheme.activations == "static"
+    asked = Quantization(scheme, Bits.parse(bits), execution, calibration)
+    assert BACKEND.support(asked).supported
+    baseline = convert(net, inputs)
+    return BACKEND.quantize(lambda: net, baseline, asked, inputs if static else None)
+
+
+def run(net, inputs, artifact):
+    (output,) = BACKEND.open(artifact, lambda: net, 1)(inputs).values()
+    return output
+
+
+def sqnr_db(reference, values):
+    noise = np.sum((reference - values) ** 2, dtype=np.float64)
+    return 10 * np.log10(np.sum(reference**2, dtype=np.float64) / noise) if noise else np.inf
+
+
+WEIGHT_OPTIONS = [
+    {},
+    {"narrow_range": False},
+    {"symmetric": False},
+    {"weight_range": "mse"},
+    {"granularity": "per_tensor"},
+    {"granularity": "per_group", "group_size": 16},
+    {"granularity": "per_group", "group_size": 64, "symmetric": False},
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "bits"), list(itertools.product(WEIGHT_OPTIONS, ["w2", "w4", "w7", "w8"]))
+)
+def test_weight_only_kernels_compute_what_the_reference_arithmetic_says(net, inputs, options, bits):
+    scheme = Scheme("weight_only", **options)
+    artifact = quantize(net, inputs, scheme, bits)
+    native = run(net, inputs, artifact)
+    plain = {nn.Parameter, torch.Tensor}
+    kept = {name for name, tensor in stored(artifact)["state"].items() if type(tensor) in plain}
+    rounded = Net().eval()
+    rounded.load_state_dict(net.state_dict())
+    with torch.no_grad():
+        for name, weight in rounded.named_parameters():
+            if name not in kept:
+                exact = weight.numpy().copy()
+                weight.copy_(
+                    torch.from_numpy(quantize_dequantize_weights(exact, scheme, Bits.parse(bits)))
+                )
+        expected = rounded(**{name: torch.from_numpy(array) for name, array in inputs.items()})
+    assert sqnr_db(expected.numpy(), native) > 100
+    assert artifact.facts.integer_mac_share == 0  # it multiplies in float
+
+
+def stored(artifact):
+    import torchao.prototype.quantization.int4  # noqa: F401 makes its tensors readable
+
+    return torch.load(io.BytesIO(artifact.data), weights_only=True)
+
+
+def test_four_bit_weights_take_four_bits_where_the_kernel_has_them(net, inputs):
+    artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
+    state = stored(artifact)["state"]
+    names = {name: type(state[f"{name}.weight"]).__name__ for name, _ in net.named_children()}
+    assert names == {
+        "conv": "IntxUnpackedToInt8Tensor",
+        "embed": "IntxUnpackedToInt8Tensor",
+        "wide": "Int8Tensor",  # 16 inputs, and the kernel's groups have 32 and more
+        "mix": "Int4OpaqueTensor",
+        "head": "Int8Tensor",  # 5 outputs, and the kernel's come by 16
+    }
+    packed = state["mix.weight"]
+    assert packed.qdata.nbytes == 128 * 32 // 2
+    assert artifact.facts.notes == ("weights of 4 bits are stored in 8 bits each",)
+
+
+def test_a_net_of_layers_that_the_kernel_takes_has_little_more_than_four_bits_a_weight():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(512, 256, bias=False), nn.Linear(256, 256, bias=False)).eval()
+    inputs = {"input": np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)}
+    facts = quantize(net, inputs, Scheme("weight_only"), "w4").facts
+    assert facts.bits_per_weight == pytest.approx(4 + 64 / 256)  # a scale and a zero to a group
+    assert facts.notes == ()
+
+
+def test_weights_packed_for_another_cpu_are_refused(net, inputs):
+    artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
+    content = stored(artifact) | {"packed_for": "Z80"}
+    file = io.BytesIO()
+    torch.save(content, file)
+    with pytest.raises(UnsupportedError, match="packed for Z80 and this CPU has"):
+        BACKEND.open(Artifact(file.getvalue(), artifact.format, artifact.facts), lambda: net, 1)
+
+
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+def test_dynamic_layers_compute_in_integers_and_the_facts_say_which(net, inputs, bits):
+    artifact = quantize(net, inputs, Scheme("dynamic", "dynamic"), bits)
+    linear = 16 * 128 + 128 * 32 + 32 * 5
+    conv = 6 * 6 * 16 * 3 * 9
+    assert artifact.facts.integer_mac_share == pytest.approx(linear / (linear + conv))
+    assert artifact.facts.fallback_ops == ("Conv2d",)
+    native = run(net, inputs, artifact)
+    exact = run(net, inputs, convert(net, inputs))
+    assert sqnr_db(exact, native) > (35 if bits == "w8a8" else 17)
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_static_kernels_use_every_observer_as_the_simulation_does(net, inputs, observer):
+    # The embedding would be rounded in the simulation alone.
+    asked = (Scheme("static", "static", layers=(("embed", "float"),)), "w8a8")
+    calibration = Calibration(observer=observer, percentile=99)
+    exact = run(net, inputs, convert(net, inputs))
+    native, simulated = (
+        run(net, inputs, quantize(net, inputs, *asked, execution, calibration))
+        for execution in ("native", "simulated")
+    )
+    assert sqnr_db(simulated, native) > sqnr_db(exact, native) + 3
+    assert abs(sqnr_db(exact, native) - sqnr_db(exact, simulated)) < 1
+
+
+def test_static_layers_take_bits_of_their_own(net, inputs):
+    def artifact(layers):
+        return quantize(net, inputs, Scheme("static", "static", layers=layers), "w8a8")
+
+    everything = artifact(())
+    assert everything.facts.integer_mac_share == 1
+    assert everything.facts.fallback_ops == ()
+    fewer = artifact((("wide", "w3a8"), ("conv", "float"), ("*", "w8a8")))
+    linear = 16 * 128 + 128 * 32 + 32 * 5
+    assert fewer.facts.integer_mac_share == pytest.approx(linear / (linear + 6 * 6 * 16 * 3 * 9))
+    assert fewer.facts.fallback_ops == ()  # the convolution is float because it should be
+    assert "weights of 3 bits are stored in 8 bits each" in fewer.facts.notes
+    exact = run(net, inputs, convert(net, inputs))
+    native = run(net, inputs, fewer)
+    simulated = run(
+        net,
+        inputs,
+        quantize(
+            net,
+            inputs,
+            Scheme(
+                "static",
+                "static",
+                layers=(("wide", "w3a8"), ("conv", "float"), ("embed", "float")),
+            ),
+            "w8a8",
+            "simulated",
+        ),
+    )
+    assert sqnr_db(simulated, native) > sqnr_db(exact, native) + 12
+    assert sqnr_db(exact, native) < 25  # what 3 bits leave
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"symmetric_activations": True},
+        {"weight_range": "mse"},
+        {"narrow_range": False, "granularity": "per_tensor"},
+    ],
+    ids=str,
+)
+def test_static_options_are_those_of_the_simulation(net, inputs, options):
+    scheme = Scheme("static", "static", layers=(("embed", "float"),), **options)
+    native, simulated = (
+        run(net, inputs, quantize(net, inputs, scheme, "w4a8", execution))
+        for execution in ("native", "simulated")
+    )
+    assert sqnr_db(simulated, native) > 38
+
+
+def test_weight_only_layers_take_bits_of_their_own(net, inputs):
+    layers = (("head", "float"), ("mix", "w8"))
+    artifact = quantize(net, inputs, Scheme("weight_only", layers=layers), "w2")
+    state = stored(artifact)["state"]
+    assert torch.equal(state["head.weight"], net.head.weight)
+    assert state["mix.weight"].qdata.unique().numel() > 100
+    assert state["wide.weight"].qdata.unique().numel() == 3
+    assert artifact.facts.fallback_ops == ()
+
+
+@pytest.mark.parametrize("execution", ["native", "simulated"])
+@pytest.mark.parametrize("scheme", ["none", "dynamic", "static"])
+def test_a_pattern_that_matches_no_layer_is_named_beside_layers_there_are(
+    net, inputs, scheme, execution
+):
+    bits = "w8" if scheme == "none" else "w8a8"
+    wrong = Scheme("mine", scheme, layers=(("haed.*", bits),))
+    with pytest.raises(PlugInError, match=r"'haed\.\*' .* none of the 5 .*conv, wide"):
+        quantize(net, inputs, wrong, bits, execution)
+
+
+@pytest.mark.parametrize(("number", "fraction_bits"), [("fp16", 10), ("bf16", 7)])
+def test_sixteen_bit_floats_take_sixteen_bits_and_lose_what_they_must(
+    net, inputs, number, fraction_bits
+):
+    scheme = Scheme(number, number=number)
+    artifact = quantize(net, inputs, scheme, "w16a16")
+    assert artifact.facts.bits_per_weight == 16
+    assert artifact.facts.quantized_parameters == artifact.facts.parameters
+    exact = run(net, inputs, convert(net, inputs))
+    native = run(net, inputs, artifact)
+    assert native.dtype == np.float32
+    # Half a unit in the last place leaves 6.02 dB a bit of fraction and about 12 more.
+    found = sqnr_db(exact, native)
+    assert abs(found - (6.02 * fraction_bits + 10)) < 8
+    simulated = run(net, inputs, quantize(net, inputs, scheme, "w16a16", "simulated"))
+    assert abs(sqnr_db(exact, simulated) - found) < 8
+
+
+@pytest.mark.parametrize(("number", "least"), [("fp8_e4m3", 28), ("fp8_e5m2", 22)])
+def test_fp8_weights_take_a_byte_in_linear_layers(net, inputs, number, least):
+    artifact = quantize(net, inputs, Scheme("fp8", number=number), "w8")
+    linear = sum(layer.weight.numel() for layer in (net.wide, net.mix, net.head))
+    assert artifact.facts.quantized_parameters == linear
+    assert artifact.facts.fallback_ops == ("Conv2d",)
+    exact = run(net, inputs, convert(net, inputs))
+    assert sqnr_db(exact, run(net, inputs, artifact)) > least
+
+
+def test_a_model_that_insists_on_float32_is_unsupported_in_sixteen_bits():
+    class Insists(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, values):
+            return self.linear(values + torch.zeros(4))
+
+    inputs = {"input": np.ones((3, 4), np.float32)}
+    with pytest.raises(UnsupportedError, match=r"does not run in float16 .* dtype"):
+        quantize(Insists().eval(), inputs, Scheme("fp16", number="fp16"), "w16a16")
+
+
+class Attention(nn.Module):
+    """Two products of activations between two projections."""
+
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(16, 16)
+
+    def forward(self, values):
+        hidden = self.project(values)
+        return hidden @ hidden.transpose(1, 2) @ hidden
+
+
+class FusedAttention(Attention):
+    """The same in one operation of torch."""
+
+    def forward(self, values):
+        hidden = self.project(values)[:, None]
+        return nn.functional.scaled_dot_product_attention(hidden, hidden, hidden)[:, 0]
+
+
+@pytest.mark.parametrize("kind", [Attention, FusedAttention])
+def test_products_of_activations_count_but_never_run_in_integers(kind):
+    torch.manual_seed(0)
+    inputs = {"input": np.random.default_rng(0).normal(size=(4, 8, 16)).astype(np.float32)}
+    facts = quantize(kind().eval(), inputs, Scheme("dynamic", "dynamic"), "w8a8").facts
+    assert facts.integer_mac_share == pytest.approx(8 * 16 * 16 / (8 * 16 * 16 + 2 * 8 * 8 * 16))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "bits", "share"), [("none", "w4", 0), ("dynamic", "w8a8", 1), ("static", "w8a8", 1)]
+)
+@pytest.mark.parametrize("execution", ["native", "simulated"])
+def test_a_model_that_is_one_layer_is_quantized(scheme, bits, share, execution):
+    torch.manual_seed(0)
+    net = nn.Linear(32, 16).eval()
+    inputs = {"input": np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)}
+    artifact = quantize(net, inputs, Scheme("mine", scheme), bits, execution)
+    assert artifact.facts.integer_mac_share == (share if execution == "native" else 0)
+    assert sqnr_db(run(net, inputs, convert(net, inputs)), run(net, inputs, artifact)) > 17
+
+
+def test_a_cpu_without_vnni_gets_seven_bits_and_is_told(net, inputs, monkeypatch):
+    monkeypatch.setattr("torchao.utils.should_reduce_range", lambda _: True)
+    artifact = quantize(net, inputs, Scheme("dynamic", "dynamic"), "w8a8")
+    assert "7-bit weights and activations: this CPU has no VNNI" in artifact.facts.notes
+    assert stored(artifact)["state"]["mix.weight"].qdata.abs().max() == 63
+    exact = run(net, inputs, convert(net, inputs))
+    assert 25 < sqnr_db(exact, run(net, inputs, artifact)) < 45
