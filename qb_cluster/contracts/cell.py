@@ -66,7 +66,7 @@ class Latency:
     """How latency is measured: batch of one, float and quantized in ABBA blocks.
 
     Attributes:
-        warmup_s: seconds of warm-up of each arm, after at least one run.
+        warmup_s: seconds of warm-up, both arms in turns, at least one run each.
         min_runs: timed runs of each arm, at least.
         min_s: timed seconds of each arm, at least.
         cap_s: seconds for the whole measurement, at most; what is missing then is flagged.

@@ -1,27 +1,78 @@
 """Telling a kernel that computes something else from a scheme that costs accuracy."""
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from qb_cluster.evaluation.deviation import Deviation
+import numpy as np
+from numpy.typing import NDArray
 
-MARGIN_DB: Final = 10.0
+from qb_cluster.evaluation.deviation import deviation
+
+MARGIN_DB: Final = 15.0
 MARGIN_AGREEMENT: Final = 0.25
 
 
-def is_mismatch(native: Deviation, simulated: Deviation) -> bool:
-    """Tell whether native outputs are far worse than the same scheme simulated.
+@dataclass(frozen=True, slots=True)
+class Faithfulness:
+    """Native and simulated outputs of one scheme, each against float.
 
-    Rounding elsewhere, other group sizes or clipped ranges move a kernel a few dB from its
-    simulation. More than 10 dB, or a quarter of the examples changing their class where the
-    simulation keeps them, is another computation. The second test is for few bits, where even
-    a right kernel has an SQNR near zero.
+    Attributes:
+        native_db: SQNR of the native outputs, median over the examples, in dB.
+        simulated_db: the same of the simulated ones.
+        native_agreement: share of examples whose class is the float model's; ``None`` where
+            outputs are no class scores.
+        simulated_agreement: the same of the simulated ones.
+    """
+
+    native_db: float
+    simulated_db: float
+    native_agreement: float | None
+    simulated_agreement: float | None
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Whether native outputs are far worse than the same scheme simulated.
+
+        Rounding elsewhere and other group sizes move a kernel a few dB from its simulation.
+        More than 15 dB, or a quarter of the examples changing their class where the
+        simulation keeps them, is another computation. The second test is for few bits, where
+        even a right kernel has an SQNR near zero.
+        """
+        if self.native_db < self.simulated_db - MARGIN_DB:
+            return True
+        if self.native_agreement is None or self.simulated_agreement is None:
+            return False
+        return self.native_agreement < self.simulated_agreement - MARGIN_AGREEMENT
+
+
+def faithfulness(
+    reference: NDArray[Any], native: NDArray[Any], simulated: NDArray[Any]
+) -> Faithfulness:
+    """Compare native and simulated outputs.
+
+    The median over examples, not the SQNR over all of them, since a runtime may clip its
+    outputs at the calibrated range: that costs a few examples much, which is the scheme's doing,
+    while a wrong kernel is wrong on all.
 
     Args:
-        native: of the native outputs against float.
-        simulated: of the simulated outputs against float, on the same examples.
+        reference: float outputs, n examples along axis 0.
+        native: of the kernels, the same shape.
+        simulated: of quantize-dequantize arithmetic, the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
     """
-    if native.sqnr_db < simulated.sqnr_db - MARGIN_DB:
-        return True
-    if native.top1_agreement is None or simulated.top1_agreement is None:
-        return False
-    return native.top1_agreement < simulated.top1_agreement - MARGIN_AGREEMENT
+    return Faithfulness(
+        _median_db(reference, native),
+        _median_db(reference, simulated),
+        deviation(reference, native).top1_agreement,
+        deviation(reference, simulated).top1_agreement,
+    )
+
+
+def _median_db(reference: NDArray[Any], outputs: NDArray[Any]) -> float:
+    x = reference.reshape(len(reference), -1).astype(np.float64)
+    error = x - outputs.reshape(len(outputs), -1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.sum(x**2, axis=1) / np.sum(error**2, axis=1)
+        return float(10 * np.log10(np.nanmedian(ratios)))

@@ -1,8 +1,8 @@
 """The latency protocol: float and quantized interleaved on one device, batch of one.
 
-Both arms are warmed up, then timed in blocks of ABBA or BAAB order (seeded), so that a drift of
-the machine hits both alike (duet benchmarking, arXiv 2001.05811). Each block gives one ratio of
-medians; the speed-up is the geometric mean of the ratios with a t-interval on their logarithms.
+Both arms are warmed up in turns, then timed in blocks of ABBA or BAAB order (seeded), so that a
+drift of the machine hits both alike (duet benchmarking, arXiv 2001.05811). Each block gives one
+ratio of medians; the speed-up is the geometric mean of the ratios with a t-interval on their logarithms.
 """
 
 import gc
@@ -78,7 +78,7 @@ def measure(
     """
     began = clock_ns()
     arms: dict[Arm, Run] = {"baseline": baseline, "quantized": quantized}
-    cost = {arm: _warm_up(run, settings.warmup_s, clock_ns) for arm, run in arms.items()}
+    cost = _warm_up(arms, settings.warmup_s, clock_ns)
     n_blocks = min(MOST_BLOCKS, max(FEWEST_BLOCKS, math.ceil(settings.min_runs / 2)))
     runs = {
         arm: max(
@@ -135,18 +135,17 @@ def spread(samples: NDArray[np.int64]) -> tuple[int, int]:
     return round(float(median)), round(float(three - quarter))
 
 
-def _warm_up(run: Run, seconds: float, clock_ns: Callable[[], int]) -> float:
-    """Run at least once and for ``seconds``; give the mean nanoseconds of the later half."""
-    times = []
+def _warm_up(arms: dict[Arm, Run], seconds: float, clock_ns: Callable[[], int]) -> dict[Arm, float]:
+    """Run the arms in turns, once at least; give the mean nanoseconds of each one's later half."""
+    times: dict[Arm, list[int]] = {arm: [] for arm in arms}
     began = clock_ns()
-    while True:
-        before = clock_ns()
-        run()
-        times.append(clock_ns() - before)
-        if clock_ns() - began >= seconds * 1e9:
-            break
-    later = times[len(times) // 2 :]
-    return max(1.0, sum(later) / len(later))
+    while not times["quantized"] or clock_ns() - began < seconds * 1e9:
+        for arm, run in arms.items():
+            before = clock_ns()
+            run()
+            times[arm].append(clock_ns() - before)
+    later = {arm: spent[len(spent) // 2 :] for arm, spent in times.items()}
+    return {arm: max(1.0, sum(spent) / len(spent)) for arm, spent in later.items()}
 
 
 def _time(run: Run, runs: int, clock_ns: Callable[[], int]) -> NDArray[np.int64]:

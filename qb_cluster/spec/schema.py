@@ -240,7 +240,7 @@ class LatencyKeys(Keys):
     """How latency is measured: batch of one, float and quantized in turns."""
 
     warmup_s: float = Field(default=_LATENCY.warmup_s, ge=0, le=_LONGEST_TIME)
-    """Seconds of warm-up of each arm, after at least one run."""
+    """Seconds of warm-up, both arms in turns, after at least one run each."""
     min_runs: int = Field(default=_LATENCY.min_runs, ge=1)
     """Timed runs of each arm, at least."""
     min_s: float = Field(default=_LATENCY.min_s, ge=0, le=_LONGEST_TIME)

@@ -179,22 +179,24 @@ def _quantized_outputs(
         artifacts.put_twin(twin_name(cell, cell.backend, baseline), outputs)
     if reference is None:
         return outputs
-    native, simulated = deviation(baseline, outputs), deviation(baseline, reference)
-    values["reference_sqnr_db"] = simulated.sqnr_db
+    native = deviation(baseline, outputs)
+    values["reference_sqnr_db"] = deviation(baseline, reference).sqnr_db
     values["reference_agreement"] = deviation(reference, outputs).top1_agreement
-    if kernel.is_mismatch(native, simulated):
+    compared = kernel.faithfulness(baseline, outputs, reference)
+    if compared.is_mismatch:
         values["sqnr_db"], values["cosine"] = native.sqnr_db, native.cosine
         values["max_abs_error"] = native.max_abs_error
         values["top1_agreement"] = native.top1_agreement
         agreement = (
             ""
-            if native.top1_agreement is None or simulated.top1_agreement is None
-            else f", top-1 agreement with float {native.top1_agreement:.0%} against "
-            f"{simulated.top1_agreement:.0%}"
+            if compared.native_agreement is None or compared.simulated_agreement is None
+            else f", top-1 agreement with float {compared.native_agreement:.0%} against "
+            f"{compared.simulated_agreement:.0%}"
         )
         raise KernelMismatchError(
-            f"the kernels do not compute the scheme: SQNR {native.sqnr_db:.1f} dB where its "
-            f"simulation on {values['simulator']} gives {simulated.sqnr_db:.1f} dB{agreement}"
+            f"the kernels do not compute the scheme: median SQNR {compared.native_db:.1f} dB "
+            f"where its simulation on {values['simulator']} gives {compared.simulated_db:.1f} dB"
+            f"{agreement}"
         )
     return outputs
 
