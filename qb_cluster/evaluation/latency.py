@@ -2,7 +2,8 @@
 
 Both arms are warmed up in turns, then timed in blocks of ABBA or BAAB order (seeded), so that a
 drift of the machine hits both alike (duet benchmarking, arXiv 2001.05811). Each block gives one
-ratio of medians; the speed-up is the geometric mean of the ratios with a t-interval on their logarithms.
+ratio of medians; the speed-up is the geometric mean of the ratios, with a t-interval on their
+logarithms.
 """
 
 import gc
