@@ -1,6 +1,12 @@
 """Nominal but not real: recipes that do nothing, and kernels that compute something else."""
 
+from functools import partial
+
 import pytest
+
+from qb_cluster.catalog import plugins
+from qb_cluster.catalog.dataset import load_dataset
+from qb_cluster.contracts import Ref
 
 pytestmark = pytest.mark.frameworks
 
@@ -86,3 +92,48 @@ def test_a_proposal_from_measured_layers_is_a_scheme_that_a_sweep_runs(place):
     done = place.qb("run", spec, "--out", "mixed", "--pool", "inline")
     assert done.returncode == 0, done.stderr
     assert set(place.results("mixed")["status"]) == {"ok"}
+
+
+@pytest.mark.ray
+def test_every_native_entry_of_the_support_matrix_really_is(place):
+    done = place.qb("backends", "--check")
+    assert done.returncode == 0, done.stdout[-2_000:]
+    assert "every native entry holds" in done.stdout
+    assert "BROKEN CLAIM" not in done.stdout
+
+
+FILES = """
+sweep: files
+models: [nets/mlp.onnx, nets/mlp.tflite, nets/mlp.keras]
+datasets: [digits]
+schemes: [weight_only, static]
+bits: [w8, w8a8]
+backends: [onnxruntime, tflite, tensorflow]
+measure: {latency: false}
+"""
+
+
+def test_model_files_are_swept_by_the_backends_that_take_them(place):
+    example = {"input": load_dataset(Ref("digits", "digits")).inputs["input"][:1]}
+    nets = place.folder / "nets"
+    nets.mkdir()
+    for backend, model, ending in (
+        ("onnxruntime", "digits-mlp", "onnx"),
+        ("tflite", "digits-mlp", "tflite"),
+        ("tensorflow", "digits-keras-mlp", "keras"),
+    ):
+        made = plugins.make("backend", Ref(backend, backend))
+        artifact = made.convert(partial(plugins.make, "model", Ref(model, model)), example)
+        (nets / f"mlp.{ending}").write_bytes(artifact.data)
+    done = place.qb("run", place.spec(FILES), "--out", "out", "--pool", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out")
+    ran = results[results["status"] == "ok"]
+    assert set(zip(ran["model"], ran["backend"], strict=True)) == {
+        ("nets/mlp.onnx", "onnxruntime"),
+        ("nets/mlp.tflite", "tflite"),
+        ("nets/mlp.keras", "tensorflow"),
+    }
+    assert (ran["value"] > 0.95).all()
+    others = results[results["status"] != "ok"]
+    assert set(others["status"]) == {"unsupported"}
