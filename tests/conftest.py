@@ -1,1 +1,35 @@
-"""Shared set-up of all tests."""
+"""Set-up that tests of several rooms share."""
+
+from pathlib import Path
+
+import pytest
+
+STUBS = Path(__file__).parent / "spec" / "stubs"
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Load a spec from its text, in a place where the stub plug-ins can be imported."""
+    from qb_cluster.spec import load_spec
+
+    path = tmp_path_factory.mktemp("specs") / "sweep.yaml"
+
+    def load_text(text):
+        path.write_text(text, encoding="utf-8")
+        return load_spec(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUBS))
+        yield load_text
+
+
+@pytest.fixture
+def spec_text():
+    return """\
+sweep: trial
+models: [stub_plugins:small, stub_plugins:large]
+datasets: [stub_plugins:data]
+schemes: [weight_only, static]
+bits: [w8, w4, w2, w8a8]
+backends: [stub_plugins:Half]
+"""
