@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from qb_cluster.dispatch.pool import Pool
     from qb_cluster.plan.support_matrix import Entry
     from qb_cluster.spec import SweepSpec
+    from qb_cluster.store.run_folder import RunFolder
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -52,17 +53,24 @@ def plan(spec: Path, *, as_json: bool) -> None:
 
 @cli.command()
 @_SPEC
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Run folder; runs/<sweep> unless given."
-)
+@click.option("--out", help="Run folder, or s3://bucket/prefix; runs/<sweep> unless given.")
 @click.option(
     "--pool",
     type=click.Choice(["ray", "inline"]),
     default="ray",
     show_default=True,
-    help="ray: actors on a local Ray; inline: all in this process, without Ray.",
+    help="ray: actors of Ray; inline: all in this process, without Ray.",
 )
-def run(spec: Path, out: Path | None, pool: str) -> None:
+@click.option("--address", help="Ray cluster to run on, HOST:PORT or auto; a Ray of our own else.")
+@click.option(
+    "--rerun",
+    multiple=True,
+    metavar="WHICH",
+    help="Also run again: failed, another status, a cell id, or a glob such as 'cnn/*/tflite/*'.",
+)
+def run(
+    spec: Path, out: str | None, pool: str, address: str | None, rerun: tuple[str, ...]
+) -> None:
     """Run a sweep, or the rest of one that was interrupted."""
     from rich.console import Console
 
@@ -71,14 +79,32 @@ def run(spec: Path, out: Path | None, pool: str) -> None:
 
     loaded = load_spec(spec)
     check_size(loaded)
-    failures = _run(loaded, out or Path("runs") / loaded.sweep, pool, Console(stderr=False))
+    place = out or str(Path("runs") / loaded.sweep)
+    failures = _run(loaded, place, pool, Console(stderr=False), address=address, rerun=rerun)
     if failures:
         sys.exit(EXIT_SOME_FAILED)
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
+@click.argument("folder")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def status(folder: str, *, as_json: bool) -> None:
+    """Show how far a run is, what failed and why, and how much work was shared."""
+    from rich.console import Console
+
+    from qb_cluster.report.run_status import read_status
+    from qb_cluster.report.status import to_json, to_terminal
+
+    found = read_status(folder)
+    if as_json:
+        click.echo(to_json(found))
+    else:
+        to_terminal(found, Console())
+
+
+@cli.command()
+@click.argument("folder")
+def report(folder: str) -> None:
     """Print the comparison of a run and write it as Markdown, CSV and Parquet."""
     from rich.console import Console
 
@@ -123,12 +149,12 @@ def selfcheck(names: tuple[str, ...]) -> None:
 
 
 @cli.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--model", required=True, help="Label of the model.")
 @click.option("--scheme", default="weight_only", show_default=True, help="Label of the scheme.")
 @click.option("--bits", type=float, help="Bits per weight at most.")
 @click.option("--sqnr", type=float, help="SQNR of the outputs in dB at least.")
-def propose(folder: Path, model: str, scheme: str, bits: float | None, sqnr: float | None) -> None:
+def propose(folder: str, model: str, scheme: str, bits: float | None, sqnr: float | None) -> None:
     """Propose a mixed-precision scheme from the layers that a run has measured.
 
     The run must hold simulated cells of one scheme over several bit-widths, with
@@ -180,15 +206,26 @@ def _print_lines(lines: Iterable[str]) -> None:
         size = min(2 * size, 1_000)
 
 
-def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> int:
+def _run(
+    spec: "SweepSpec",
+    out: str,
+    pool_name: str,
+    console: "Console",
+    *,
+    address: str | None = None,
+    rerun: Sequence[str] = (),
+) -> int:
     """Run a sweep; gives how many of the folder's cells have failed."""
     from qb_cluster.dispatch.sweep import Sweep
     from qb_cluster.plan import expand, expected_size
+    from qb_cluster.plan.selection import rerun_filter, unmatched
     from qb_cluster.report.progress import RunProgress
     from qb_cluster.store.run_folder import RunFolder
 
     began = time.monotonic()
     planned = expected_size(spec)
+    if unknown := unmatched(rerun, expand(spec)):
+        raise click.UsageError("; ".join(unknown))
     with RunFolder.open(
         out,
         sweep=spec.sweep,
@@ -203,9 +240,10 @@ def _run(spec: "SweepSpec", out: Path, pool_name: str, console: "Console") -> in
             sweep = Sweep(
                 expand(spec),
                 folder,
-                lambda: _pool(spec, pool_name, folder.path),
-                spec.digest,
+                lambda: _pool(spec, pool_name, address, folder),
                 progress.finished,
+                progress.notice,
+                rerun_filter(rerun),
             )
             interrupts = _Interrupts(sweep.stop, console)
             sweep.run()
@@ -248,8 +286,8 @@ def _check_support(entries: "Sequence[Entry]") -> bool:
             if text is not None:
                 spec = Path(folder, f"{kind}.yaml")
                 spec.write_text(text, encoding="utf-8")
-                _run(load_spec(spec), Path(folder, kind), "ray", console)
-                tables.append(read_results(Path(folder, kind)))
+                _run(load_spec(spec), str(Path(folder, kind)), "ray", console)
+                tables.append(read_results(str(Path(folder, kind))))
     held = True
     for claim in claims(entries, pd.concat(tables)):
         entry = claim.entry
@@ -285,27 +323,43 @@ class _Interrupts:
         self._stop()
 
 
-def _pool(spec: "SweepSpec", name: str, folder: Path) -> "Pool":
+def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder") -> "Pool":
+    from qb_cluster.dispatch.preflight import NodeFacts, unmet
     from qb_cluster.nodes.cores import available_cores
 
     cores = len(available_cores())
     threads = [device.threads for device in spec.devices]
-    if max(threads) > cores:
-        raise PoolError(
-            f"a device asks for {max(threads)} threads and this machine has {cores} cores; "
-            "lower devices: threads"
-        )
     if name == "inline":
         from qb_cluster.dispatch.inline_pool import InlinePool
 
-        return InlinePool(folder / "artifacts", max(threads))
+        _refuse(unmet(spec.devices, [NodeFacts("this machine", cores)]))
+        return InlinePool(folder.artifacts, max(threads))
     from qb_cluster.dispatch.ray_pool import RayPool
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return RayPool(
-        folder / "artifacts",
-        folder / "logs",
+    pool = RayPool(
+        folder.artifacts,
+        _logs(folder.place),
         threads=min(threads),
-        cores=cores,
+        cores=cores if address is None else None,
         import_paths=[str(Path.cwd()), *(str(Path(p).resolve()) for p in python_path if p)],
+        address=address,
     )
+    try:
+        _refuse(unmet(spec.devices, pool.nodes()))
+    except PoolError:
+        pool.close()
+        raise
+    return pool
+
+
+def _logs(place: str) -> Path:
+    """Give the folder for what workers print: files that grow are none for an object store."""
+    from qb_cluster.catalog.model_cache import folder
+
+    return folder() / "logs" if "://" in place else Path(place) / "logs"
+
+
+def _refuse(problems: Sequence[str]) -> None:
+    if problems:
+        raise PoolError("; ".join(problems))

@@ -14,6 +14,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from qb_cluster.contracts import Arrays, Calibration, Quantization
 from qb_cluster.quantization.affine import affine_qparams
+from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_onnxruntime.calibration import observe
 from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
@@ -25,6 +26,8 @@ QUANTIZED = "_quantized"
 
 ROOM = 1.001
 """For rounding, in what must fit int32."""
+
+_KEPT: KeptRanges[dict[str, tuple[float, float]]] = KeptRanges()
 
 OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 """What onnxruntime's quantize_static puts quantize/dequantize pairs around."""
@@ -121,13 +124,15 @@ def _ranges(
     model: onnx.ModelProto, quantization: Quantization, examples: Arrays
 ) -> dict[str, tuple[np.float32, np.float32]]:
     assert quantization.bits.activation is not None
-    observed = observe(
-        model,
-        OPERATORS,
-        examples,
-        quantization.calibration or Calibration(),
-        quantization.bits.activation,
-        symmetric=quantization.scheme.symmetric_activations,
+    calibration = quantization.calibration or Calibration()
+    bits, symmetric = quantization.bits.activation, quantization.scheme.symmetric_activations
+    observed = _KEPT.observed(
+        lambda: observe(model, OPERATORS, examples, calibration, bits, symmetric=symmetric),
+        model=model.SerializeToString(),
+        examples=examples,
+        calibration=calibration,
+        bits=bits,
+        symmetric=symmetric,
     )
     if quantization.scheme.symmetric_activations:
         middle = 2 ** (quantization.bits.activation - 1)

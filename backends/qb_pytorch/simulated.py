@@ -5,10 +5,13 @@ from typing import Any, Final
 
 import torch
 
-from qb_cluster.contracts import Arrays, Artifact, Bits, Quantization, Scheme
+from qb_cluster.catalog.value_digest import value_digest
+from qb_cluster.contracts import Arrays, Artifact, Bits, Calibration, Quantization, Scheme
+from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_pytorch import calibration, checkpoint, layers
 
+_KEPT: Final[KeptRanges[dict[str, tuple[float, int]]]] = KeptRanges()
 TORCH_NAMES: Final = {"fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -73,7 +76,17 @@ def activations(
         }
     if examples is None:
         raise ValueError("static activations need calibration examples")
-    found = calibration.input_qparams(module, examples, asked, quantization)
+    # Scales depend on more than ranges do, with any observer.
+    widths = {name: own.activation for name, own in asked.items()}
+    decisive = value_digest(module, widths, scheme.symmetric_activations)
+    found = _KEPT.observed(
+        lambda: calibration.input_qparams(module, examples, asked, quantization),
+        model=decisive.encode(),
+        examples=examples,
+        calibration=quantization.calibration or Calibration(),
+        bits=quantization.bits.activation,
+        symmetric=scheme.symmetric_activations,
+    )
     return {
         name: {
             "kind": "static",

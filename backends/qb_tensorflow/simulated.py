@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import blake2b
 from typing import Any, Final
 
-from qb_cluster.contracts import Arrays, Artifact, Bits, NumberFormat, Quantization
+from qb_cluster.contracts import Arrays, Artifact, Bits, Calibration, NumberFormat, Quantization
 from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_tensorflow import fake_quantization, keras_file
 from qb_tensorflow.layers import KINDS, Weights, named_layers, round_weights
 
+_KEPT: Final[KeptRanges[dict[str, Any]]] = KeptRanges()
 _CASTS: Final[dict[NumberFormat, str]] = {"fp16": "float16", "bf16": "bfloat16"}
 """Formats that inputs of layers are rounded to as well as weights."""
 
@@ -80,8 +83,23 @@ def _activations(
             return {name: {"bits": width, "symmetric": symmetric} for name, width in widths.items()}
         case "static":
             assert calibration is not None
-            model = keras_file.load(baseline.data)  # one of its own: it keeps the observers
-            return fake_quantization.static_activations(model, quantization, calibration, widths)
+            # Scales depend on more than ranges do, with any observer.
+            symmetric = scheme.symmetric_activations
+            decisive = f"{blake2b(baseline.data).hexdigest()} {widths} {symmetric}"
+            return _KEPT.observed(
+                lambda: fake_quantization.static_activations(
+                    # One of its own: it keeps the observers.
+                    keras_file.load(baseline.data),
+                    quantization,
+                    calibration,
+                    widths,
+                ),
+                model=decisive.encode(),
+                examples=calibration,
+                calibration=quantization.calibration or Calibration(),
+                bits=quantization.bits.activation,
+                symmetric=symmetric,
+            )
 
 
 def _notes(model: Any, rounded: list[Any]) -> tuple[str, ...]:

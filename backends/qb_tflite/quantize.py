@@ -6,14 +6,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from qb_cluster.contracts import Arrays, Bits, LoadModel, Quantization
+from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantization
 from qb_cluster.errors import NonFiniteError, UnsupportedError
+from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_litert.graph import Operation, operations, read_model, with_signature
 from qb_litert.quiet import quiet
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
 from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
 
+_KEPT: Final[KeptRanges[Ranges]] = KeptRanges()
 _EVERYWHERE: Final = ".*"
 _DEPTHWISE: Final = "DEPTHWISE_CONV_2D"
 _BLOCKWISE: Final = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
@@ -71,7 +73,7 @@ def quantize(
         _check_weights(covered, quantization)
         ranges: Ranges = {}
         if quantization.scheme.activations == "static":
-            ranges = activation_ranges(data, graph, quantization, calibration)
+            ranges = _activation_ranges(data, graph, quantization, calibration)
         ranges |= _own_weight_ranges(covered, bits, quantization)
         quantizer = Quantizer(data if graph.signatureDefs else with_signature(graph))
         _add_recipe(quantizer, quantization)
@@ -86,6 +88,23 @@ def quantize(
             ) from error
     kept = frozenset(name for name, layer in bits.items() if layer is None)
     return Quantized(bytes(result.quantized_model), kept)
+
+
+def _activation_ranges(
+    data: bytes, graph: Any, quantization: Quantization, calibration: Arrays | None
+) -> Ranges:
+    how, bits = quantization.calibration or Calibration(), quantization.bits.activation
+    symmetric = quantization.scheme.symmetric_activations or bits in SYMMETRIC_ACTIVATION_BITS
+    return dict(
+        _KEPT.observed(
+            lambda: activation_ranges(data, graph, quantization, calibration),
+            model=data,
+            examples=calibration or {},
+            calibration=how,
+            bits=bits,
+            symmetric=symmetric,
+        )
+    )
 
 
 def _check_weights(covered: list[Operation], quantization: Quantization) -> None:

@@ -20,8 +20,10 @@ from qb_cluster.contracts.cell import (
     Ref,
     Status,
 )
+from qb_cluster.contracts.finished import FinishedCell
 from qb_cluster.contracts.outcome import (
     ArtifactRef,
+    Content,
     LayerSensitivity,
     Outcome,
     Predictions,
@@ -54,9 +56,11 @@ __all__ = [
     "Bits",
     "Calibration",
     "Cell",
+    "Content",
     "Device",
     "Executable",
     "Execution",
+    "FinishedCell",
     "Granularity",
     "Latency",
     "LayerSensitivity",

@@ -48,12 +48,14 @@ class Device:
     """Where a cell runs.
 
     Attributes:
-        name: ``cpu``.
+        name: ``cpu``, or the name that the spec gives to nodes with ``labels``.
         threads: threads of every session on it, in quality and in latency alike.
+        labels: what a node must be, as (label, value), sorted; empty takes any node.
     """
 
     name: str = "cpu"
     threads: int = 1
+    labels: tuple[tuple[str, str], ...] = ()
 
     @property
     def label(self) -> str:
@@ -107,7 +109,7 @@ class Cell:
 
     Attributes:
         cell_id: 16 hex digits, a hash of everything below but ``sweep``, labels, ``reason``,
-            ``timeout_s`` and ``simulator``.
+            ``timeout_s``, ``timeout_retries`` and ``simulator``.
         sweep: name of the sweep it was planned for.
         scheme: ``None`` for the float baseline.
         bits: ``None`` for the float baseline.
@@ -115,6 +117,7 @@ class Cell:
         reason: why it is unsupported, or simulated rather than native, or a caveat.
         calibration: given exactly when the scheme's activations are static.
         timeout_s: seconds after which one stage of the cell is killed.
+        timeout_retries: how often such a stage is tried again.
         baseline_cell_id: the float cell it is compared with; its own id for a baseline.
         simulator: a backend that can simulate a native cell's scheme, so that its kernels can
             be told from the scheme; ``None`` where there is none, and for other cells.
@@ -135,6 +138,7 @@ class Cell:
     timeout_s: float
     baseline_cell_id: str
     simulator: Ref | None = None
+    timeout_retries: int = 0
 
     @property
     def is_baseline(self) -> bool:

@@ -1,6 +1,6 @@
 """What a worker gives back for one stage of one cell. Plain values that travel anywhere."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.backend import ArtifactFacts
 from qb_cluster.contracts.cell import Status
 
-Stage = Literal["quality", "latency"]
+Stage = Literal["content", "quality", "latency"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,31 @@ class ArtifactRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Content:
+    """Digests of what a float baseline names, taken once it is loaded: names may move on.
+
+    Attributes:
+        model: weights and code.
+        dataset: ids and arrays of both parts, so the preprocessing too.
+        backend: the plug-in's code and the versions of what it stands on.
+        metric: its code.
+    """
+
+    model: str
+    dataset: str
+    backend: str
+    metric: str
+
+    def changes(self, before: "Content") -> list[str]:
+        """Name what differs."""
+        return [
+            field.name
+            for field in fields(self)
+            if getattr(self, field.name) != getattr(before, field.name)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
 class QualityResult:
     """What the quality stage leaves for others: everything later stages and cells need.
 
@@ -32,10 +57,12 @@ class QualityResult:
         outputs_digest: digest of the evaluation outputs kept in the run folder; always for
             baselines, whose outputs other cells are compared with, and for other cells unless
             they are too large to keep.
+        content: what the names stood for; baselines only.
     """
 
     artifact: ArtifactRef
     outputs_digest: str | None
+    content: Content | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +135,7 @@ class Outcome:
         error: one sentence or two for the row; ``None`` when ok.
         traceback: the whole story, for the row's ``traceback`` column and ``--debug``.
         quality: given when a quality stage ended ok.
+        content: given when a content stage ended ok.
         predictions: quality stages only.
         samples: latency stages only.
         layers: of simulated cells that ask for it.
@@ -124,6 +152,7 @@ class Outcome:
     error: str | None = None
     traceback: str | None = None
     quality: QualityResult | None = None
+    content: Content | None = None
     predictions: Predictions | None = None
     samples: tuple[SampleBlock, ...] = ()
     layers: tuple[LayerSensitivity, ...] = ()

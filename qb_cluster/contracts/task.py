@@ -11,6 +11,7 @@ class Task:
     """One stage of one cell, with what earlier stages left for it.
 
     Attributes:
+        stage: ``content`` only digests what a baseline names, to see whether it is still the same.
         attempt: 1 for the first try.
         cores: the cores it may use; as many as the device has threads.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.

@@ -1,11 +1,12 @@
 """What the scheduler hears and what it asks for. Plain values: a test can write any order."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
-from qb_cluster.contracts import Cell, Outcome, Status, Task
+from qb_cluster.contracts import FinishedCell, Outcome, Task
 
-Cause = Literal["crashed", "oom"]
+Cause = Literal["crashed", "oom", "node_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,28 +17,44 @@ class WorkerUp:
         worker: its name, never used again after it is lost.
         node: where it is.
         cores: the cores of the node; equal for all workers of one node.
+        labels: what the node says it is; equal for all workers of one node.
+        fingerprint: names the hardware that timings depend on, see ``nodes.environment``.
     """
 
     worker: str
     node: str
     cores: tuple[int, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker is gone, with whatever it was doing."""
+    """A worker is gone, with whatever it was doing.
+
+    Attributes:
+        cause: ``node_lost`` when its whole node is gone.
+        message: what happened, one line.
+        story: when, where (host, process) and its last log lines, for the row of a cell that
+            keeps doing this.
+    """
 
     worker: str
     cause: Cause
     message: str
+    story: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class TaskEnded:
-    """A worker finished a stage, well or badly."""
+class TasksEnded:
+    """A worker finished the first call it had, each stage of it well or badly.
+
+    Attributes:
+        outcomes: of the call's tasks, in their order.
+    """
 
     worker: str
-    outcome: Outcome
+    outcomes: tuple[Outcome, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +67,18 @@ class Stop:
     """Somebody asked to stop: what runs may end, and nothing new is started."""
 
 
-Event = WorkerUp | WorkerLost | TaskEnded | Tick | Stop
+Event = WorkerUp | WorkerLost | TasksEnded | Tick | Stop
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Hand a stage to an idle worker."""
+    """Hand a call to a worker: stages to run one after the other.
+
+    The worker may have another call in hand; it takes this one up afterwards.
+    """
 
     worker: str
-    task: Task
+    tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +98,16 @@ class Keep:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The cell has ended: write its row.
+    """The cell has ended: write its row, in place of the one it may have from an earlier run."""
 
-    Attributes:
-        outcomes: of its stages, in order; empty when it was never run.
-        status: of the row.
-        error: why, unless the status is ok.
-        attempt: how often its last stage was tried; 0 when it was never run.
-    """
-
-    cell: Cell
-    outcomes: tuple[Outcome, ...]
-    status: Status
-    error: str | None
-    attempt: int
+    ended: FinishedCell
 
 
-Action = Start | Kill | Keep | Finish
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Tell the user."""
+
+    text: str
+
+
+Action = Start | Kill | Keep | Finish | Notice

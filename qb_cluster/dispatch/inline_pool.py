@@ -5,50 +5,50 @@ A stage that hangs or crashes takes the process with it; what was committed befo
 
 import os
 from collections import deque
-from pathlib import Path
 
 from qb_cluster.contracts import Task
-from qb_cluster.dispatch.events import Event, TaskEnded, WorkerUp
+from qb_cluster.dispatch.events import Event, TasksEnded, WorkerUp
 from qb_cluster.nodes.cores import THREAD_VARIABLES, available_cores
+from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker import Worker
 
 NAME = "inline"
 
 
 class InlinePool:
-    """Runs each stage when it is waited for.
+    """Runs each call when it is waited for.
 
     Args:
-        artifacts: where artifacts are kept.
+        artifacts: where artifacts are kept: a folder, or the URL of an object store.
         threads: the largest number of threads a cell asks for.
     """
 
-    def __init__(self, artifacts: Path, threads: int) -> None:
+    def __init__(self, artifacts: str, threads: int) -> None:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
         self._worker = Worker(artifacts)
-        self._tasks: deque[Task] = deque()
+        self._calls: deque[tuple[Task, ...]] = deque()
         self._is_announced = False
 
-    def start(self, worker: str, task: Task) -> None:
-        """Remember the stage until ``wait`` runs it."""
+    def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
+        """Remember the call until ``wait`` runs it."""
         del worker
-        self._tasks.append(task)
+        self._calls.append(tasks)
 
     def kill(self, worker: str) -> None:
         """Do nothing: by the time anybody asks, the stage has ended."""
         del worker
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Run the stage that was started."""
+        """Run the first call that was started."""
         del timeout_s
         if not self._is_announced:
             self._is_announced = True
-            return [WorkerUp(NAME, NAME, available_cores())]
-        if not self._tasks:
+            return [WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())]
+        if not self._calls:
             return []
-        return [TaskEnded(NAME, self._worker.run(self._tasks.popleft()))]
+        return [TasksEnded(NAME, tuple(map(self._worker.run, self._calls.popleft())))]
 
     def close(self) -> None:
         """Forget what was not run."""
-        self._tasks.clear()
+        self._calls.clear()

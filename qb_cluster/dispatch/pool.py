@@ -9,17 +9,20 @@ from qb_cluster.dispatch.events import Event
 class Pool(Protocol):
     """Workers that come and go. Used from one thread."""
 
-    def start(self, worker: str, task: Task) -> None:
-        """Hand a stage to an idle worker."""
+    def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
+        """Hand a call to a worker, which takes it up after those it has."""
 
     def kill(self, worker: str) -> None:
         """End a worker and bring up another in its place (its ``WorkerUp`` follows)."""
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Wait for events.
+        """Wait for events; those of one worker come in the order in which they happened.
 
         Args:
             timeout_s: seconds after which an empty list comes back; ``None`` waits on.
+
+        Raises:
+            PoolError: there are no workers, and none will come.
         """
 
     def close(self) -> None:

@@ -1,218 +1,320 @@
-"""Workers as Ray actors. The only file that imports ray.
+"""Workers as Ray actors, a share of the cores of every node each.
 
 Actors run with ``max_restarts=0`` and ``max_task_retries=0``: only then does Ray say what really
 ended one, and attempts stay the scheduler's to count. A deadline ends in ``ray.kill``, since Ray
 cannot stop a running actor call in any other way.
 """
 
-import faulthandler
 import logging
 import os
-import re
-import signal
-import sys
-from collections.abc import Sequence
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qb_cluster.contracts import Outcome, Task
-from qb_cluster.dispatch.events import Cause, Event, TaskEnded, WorkerLost, WorkerUp
+from qb_cluster.contracts import Task
+from qb_cluster.dispatch.events import Cause, Event, TasksEnded, WorkerLost, WorkerUp
+from qb_cluster.dispatch.last_words import Whereabouts, fault, tell
+from qb_cluster.dispatch.packing import pack, unpack
+from qb_cluster.dispatch.preflight import NodeFacts
+from qb_cluster.dispatch.ray_cluster import Node, RayCluster
+from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
 from qb_cluster.errors import PoolError
 from qb_cluster.nodes.cores import THREAD_VARIABLES
 from qb_cluster.worker import Worker
 
-START_DEADLINE_S = 120.0
+LOOK_EVERY_S = 2.0
+HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
 MOST_FAILED_STARTS = 3
-# Read by Ray when it is imported or starts its processes.
-_RAY_SETTINGS = {
-    # Workers start at niceness 15 by default: any foreign process would push timing aside.
-    "RAY_worker_niceness": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
+TIDY_S = 2.0
+
+_LOG = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class _Actor:
-    """The process around a worker."""
+    """A worker that starts or works.
 
-    def __init__(self, artifacts: str, crash_log: str, import_paths: list[str]) -> None:
-        sys.path[:0] = [path for path in import_paths if path not in sys.path]
-        # What Python was doing when native code crashes goes to a file, since nothing that
-        # runs afterwards can be asked.
-        self._crash_log = Path(crash_log).open("w", encoding="utf-8")  # noqa: SIM115 - kept open
-        faulthandler.enable(file=self._crash_log)
-        self._worker = Worker(Path(artifacts))
+    Attributes:
+        calls: its pending calls in the order in which they run; the first one is the hello.
+        hello: ``None`` until it is up.
+    """
 
-    def hello(self) -> tuple[str, tuple[int, ...]]:
-        import ray
-
-        from qb_cluster.nodes.cores import available_cores
-
-        return ray.get_runtime_context().get_node_id(), available_cores()
-
-    def run(self, task: Task) -> Outcome:
-        return self._worker.run(task)
+    node: Node
+    handle: Any
+    log: Path
+    calls: deque[Any] = field(default_factory=deque)
+    hello: Hello | None = None
 
 
 class RayPool:
-    """A Ray of our own on this machine, with one actor for each share of the cores.
+    """One worker for each ``threads`` cores of every node, as nodes come and go.
 
     Args:
-        artifacts: where artifacts are kept.
-        logs: where workers leave their last words.
-        threads: the smallest number of threads a cell asks for; cores ÷ threads workers start.
-        cores: how many cores there are.
+        artifacts: where artifacts are kept: a folder, or the URL of an object store.
+        logs: folder for what workers print, on the machine that each of them runs on.
+        threads: the smallest number of threads a cell asks for.
+        cores: the most cores to use on a node; ``None`` is all.
         import_paths: folders that workers look up plug-ins in, as the driver does.
+        address: of a Ray cluster that exists, ``host:port`` or ``auto``; ``None`` starts a Ray of
+            our own on this machine.
+        make_runner: what workers run stages with.
+        patience_s: how long no worker at all may be up before it is an error.
 
     Raises:
-        PoolError: Ray does not start.
+        PoolError: Ray does not start, or the cluster cannot be reached.
     """
 
     def __init__(
         self,
-        artifacts: Path,
+        artifacts: str,
         logs: Path,
         *,
         threads: int,
-        cores: int,
-        import_paths: Sequence[str],
+        cores: int | None = None,
+        import_paths: Sequence[str] = (),
+        address: str | None = None,
+        make_runner: MakeRunner = Worker,
+        patience_s: float = 120.0,
     ) -> None:
-        for name, value in _RAY_SETTINGS.items():
-            os.environ.setdefault(name, value)
+        self._cluster = RayCluster(address, cores)
         import ray
 
         self._ray: Any = ray
-        self._arguments = (str(artifacts), list(import_paths))
+        self._actor_class: Any = ray.remote(WorkerProcess)
         self._logs = logs
         self._threads = threads
-        self._actors: dict[str, Any] = {}
-        self._calls: dict[Any, str] = {}  # a pending call, and the worker it is at
-        self._greeting: set[str] = set()  # workers that have not said hello yet
+        self._arguments = (pack([make_runner]), artifacts)
+        self._import_paths = list(import_paths)
+        self._patience_s = patience_s
+        self._actors: dict[str, _Actor] = {}
+        self._nodes: Mapping[str, Node] = {}
         self._started = 0
-        self._failed_starts = 0
-        logs.mkdir(parents=True, exist_ok=True)
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        try:
-            ray.init(
-                address="local",
-                num_cpus=cores,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                configure_logging=True,
-            )
-        except Exception as error:
-            raise PoolError(
-                f"Ray does not start ({type(error).__name__}: {error}); `--pool inline` runs "
-                "the sweep without it"
-            ) from error
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there, which just exits
-        # Ray's own notices of dead workers are printed even with log_to_driver=False, and no
-        # public setting stops them. Such a death is a typed row here, with a better message.
-        ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
-        for _ in range(max(1, cores // threads)):
-            self._spawn()
+        self._failed_starts: Counter[str] = Counter()  # by node, since the last that succeeded
+        self._given_up: dict[str, str] = {}  # nodes where workers do not start, and why
+        now = time.monotonic()
+        self._look_at = now  # when nodes are looked at next
+        self._head_heard = now
+        self._last_up = now  # when a worker was last known to be up
 
-    def start(self, worker: str, task: Task) -> None:
-        """Hand a stage to an idle worker."""
-        self._calls[self._actors[worker].run.remote(task)] = worker
+    def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
+        """Hand a call to a worker, which takes it up after those it has."""
+        if actor := self._actors.get(worker):  # else it is lost, and wait() says so next
+            actor.calls.append(actor.handle.run.remote(pack(tasks)))
 
     def kill(self, worker: str) -> None:
-        """End a worker, its children with it, and bring up another."""
-        self._ray.kill(self._actors[worker])
-        self._forget(worker)
-        self._spawn()
+        """End a worker, its children with it; another comes up in its place."""
+        if actor := self._actors.pop(worker, None):
+            self._ray.kill(actor.handle)
+            self._look_at = 0.0
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Wait for a worker that is ready, done or dead.
+        """Wait for workers that are ready, done or dead.
 
         Raises:
-            PoolError: workers do not come up.
+            PoolError: there are no workers, and none will come.
         """
-        if not self._calls:
-            return []
-        limit = START_DEADLINE_S if self._greeting else None
-        waits = [seconds for seconds in (timeout_s, limit) if seconds is not None]
-        ready, _ = self._ray.wait(list(self._calls), timeout=min(waits, default=None))
-        if not ready and self._greeting and (timeout_s is None or timeout_s > START_DEADLINE_S):
-            raise PoolError(f"no worker came up within {START_DEADLINE_S:g} s; see {self._logs}")
-        return [event for call in ready for event in self._heard(call)]
+        until = float("inf") if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            self._sleep(min(self._look_at, until) - time.monotonic())
+            events, dead = self._collect()
+            if dead or time.monotonic() >= self._look_at:
+                try:
+                    events += self._look(dead)
+                except PoolError:
+                    if not events:
+                        raise
+                    self._look_at = 0.0  # what has ended counts; the next call raises again
+            if events or time.monotonic() >= until:
+                return events
+
+    def nodes(self) -> list[NodeFacts]:
+        """Say what the nodes are, for a look before anything starts.
+
+        Raises:
+            PoolError: Ray has ended on this machine.
+            OSError: the head does not answer.
+        """
+        return [NodeFacts(n.host, n.cores, n.labels) for n in self._cluster.nodes().values()]
 
     def close(self) -> None:
         """End every worker, and the Ray that was started for them."""
-        self._ray.shutdown()
+        with suppress(Exception):  # whatever is broken here, the rest is to end
+            idle = [a.handle for a in self._actors.values() if a.hello and not a.calls]
+            tidying = [handle.tidy.remote() for handle in idle]
+            if tidying:
+                self._ray.wait(tidying, num_returns=len(tidying), timeout=TIDY_S)
+            for actor in self._actors.values():
+                self._ray.kill(actor.handle)
+        self._actors.clear()
+        self._cluster.close()
 
-    def _spawn(self) -> None:
+    # Calls
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait until a call ends."""
+        heads = [actor.calls[0] for actor in self._actors.values() if actor.calls]
+        if heads:
+            self._ray.wait(heads, timeout=max(0.0, seconds))
+        else:
+            time.sleep(max(0.0, seconds))
+
+    def _collect(self) -> tuple[list[Event], dict[str, Exception]]:
+        """Take everything that is ready; a worker's calls are looked at in their order only."""
+        events: list[Event] = []
+        dead: dict[str, Exception] = {}
+        look_at: Iterable[str] = self._actors
+        while heads := {
+            self._actors[name].calls[0]: name for name in look_at if self._actors[name].calls
+        }:
+            ready, _ = self._ray.wait(list(heads), num_returns=len(heads), timeout=0)
+            look_at = []
+            for call in ready:
+                worker = heads[call]
+                try:
+                    answer = self._ray.get(call)
+                except self._ray.exceptions.RayError as error:
+                    dead[worker] = error
+                    continue
+                self._actors[worker].calls.popleft()
+                events.append(self._heard(worker, answer))
+                look_at.append(worker)
+        return events, dead
+
+    def _heard(self, worker: str, answer: bytes | Hello) -> Event:
+        if isinstance(answer, bytes):
+            return TasksEnded(worker, unpack(answer))
+        actor = self._actors[worker]
+        node = actor.node
+        actor.hello, actor.log = answer, answer.log
+        self._failed_starts[node.node_id] = 0
+        cores = answer.cores[: node.cores]
+        return WorkerUp(worker, node.node_id, cores, node.labels, answer.fingerprint)
+
+    # Nodes
+
+    def _look(self, dead: Mapping[str, Exception]) -> list[Event]:
+        """See which nodes there are, say what that means for workers, and start what is missing."""
+        now = time.monotonic()
+        self._look_at = now + LOOK_EVERY_S
+        try:
+            self._nodes = self._cluster.nodes()
+            self._head_heard = now
+        except OSError as error:
+            if now - self._head_heard > HEAD_SILENT_S:
+                raise PoolError(
+                    f"the head of the Ray cluster is gone ({error}); finished cells are kept: "
+                    "start the cluster and run the same command again"
+                ) from error
+            return [event for worker in dead for event in self._died(worker, dead[worker])]
+        events = [event for worker in dead for event in self._died(worker, dead[worker])]
+        events += self._lose_nodes()
+        self._fill()
+        if not events:
+            self._despair(now)
+        return events
+
+    def _lose_nodes(self) -> list[Event]:
+        lost = [name for name, a in self._actors.items() if a.node.node_id not in self._nodes]
+        if not lost:
+            return []
+        events, _ = self._collect()  # what came back meanwhile counts
+        for worker in lost:
+            host = self._actors[worker].node.host
+            events += self._lose(worker, "node_lost", f"the node on host '{host}' is gone")
+        return events
+
+    def _fill(self) -> None:
+        workers = Counter(actor.node.node_id for actor in self._actors.values())
+        for node in self._nodes.values():
+            if node.node_id not in self._given_up:
+                for _ in range(node.cores // self._threads - workers[node.node_id]):
+                    self._spawn(node)
+
+    def _spawn(self, node: Node) -> None:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         self._started += 1
         worker = f"worker-{self._started}"
-        artifacts, import_paths = self._arguments
+        log = self._logs / f"{worker}.{os.getpid()}.log"
         environment = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
         # Inductor compiles in a pool of processes of its own otherwise, beside what is timed.
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         # Zero GPUs asked for does not hide them by itself.
         environment["CUDA_VISIBLE_DEVICES"] = ""
-        actor = (
-            self._ray.remote(_Actor)
-            .options(
-                num_cpus=self._threads,
-                max_restarts=0,
-                max_task_retries=0,
-                runtime_env={"env_vars": environment},
-            )
-            .remote(artifacts, str(self._crash_log(worker)), import_paths)
-        )
-        self._actors[worker] = actor
-        self._greeting.add(worker)
-        self._calls[actor.hello.remote()] = worker
+        handle = self._actor_class.options(
+            num_cpus=self._threads,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": environment},
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+        ).remote(*self._arguments, str(log), self._import_paths)
+        self._actors[worker] = _Actor(node, handle, log, deque([handle.hello.remote()]))
 
-    def _heard(self, call: Any) -> list[Event]:
-        worker = self._calls.pop(call)
-        try:
-            answer = self._ray.get(call)
-        except self._ray.exceptions.RayError as error:
-            return self._died(worker, error)
-        if isinstance(answer, Outcome):
-            return [TaskEnded(worker, answer)]
-        self._greeting.discard(worker)
-        self._failed_starts = 0
-        node, cores = answer
-        return [WorkerUp(worker, node, cores)]
+    def _despair(self, now: float) -> None:
+        if any(actor.hello for actor in self._actors.values()):
+            self._last_up = now
+        elif not self._actors and self._given_up.keys() & self._nodes.keys():
+            raise PoolError(f"workers do not come up {'; '.join(self._given_up.values())}")
+        elif now - self._last_up > self._patience_s or (self._cluster.is_own and not self._actors):
+            raise PoolError(self._why_none())
+
+    def _why_none(self) -> str:
+        waited = f"within {self._patience_s:g} s"
+        if not self._actors:
+            nodes = ", ".join(f"{n.host}: {n.cores}" for n in self._nodes.values())
+            return (
+                f"no node with {self._threads} cores came {waited} (there are, with their cores: "
+                f"{nodes}); start one with `ray start --address=…`, or lower devices: threads"
+            )
+        return (
+            f"no worker came up {waited}: its cores may be taken by other work in the Ray "
+            f"cluster, or its environment is broken; see {self._logs}"
+        )
+
+    # Deaths
 
     def _died(self, worker: str, error: Exception) -> list[Event]:
-        if worker in self._greeting:
-            self._failed_starts += 1
-            if self._failed_starts >= MOST_FAILED_STARTS:
-                raise PoolError(f"workers do not come up: {error}") from error
+        """A call came back with an error of Ray's."""
+        actor = self._actors[worker]
+        if actor.node.node_id not in self._nodes:
+            return []  # its whole node is lost
         cause: Cause = "crashed"
         message = "the worker process died"
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             cause, message = "oom", "the node ran out of memory and Ray ended the worker"
-        last_words = self._last_words(worker)
-        if last_words:
+        elif isinstance(error, self._ray.exceptions.RayTaskError) or actor.hello is None:
+            message = f"the worker failed: {_last_line(error)}"
+        if last_words := fault(actor.log):
             message += f": {last_words}"
+        if actor.hello is None:
+            self._failed_to_start(actor, message)
+        return self._lose(worker, cause, message)
+
+    def _lose(self, worker: str, cause: Cause, message: str) -> list[Event]:
+        actor = self._actors.pop(worker)
         with suppress(Exception):  # it may live on when only the call failed
-            self._ray.kill(self._actors[worker])
-        self._forget(worker)
-        self._spawn()
-        return [WorkerLost(worker, cause, message)]
+            self._ray.kill(actor.handle)
+        if actor.hello is None:
+            return []  # nobody was told of it
+        hello, node = actor.hello, actor.node
+        where = Whereabouts(worker, hello.host, node.node_id, hello.pid, actor.log)
+        return [WorkerLost(worker, cause, message, tell(where, message))]
 
-    def _forget(self, worker: str) -> None:
-        del self._actors[worker]
-        self._greeting.discard(worker)
-        self._calls = {call: name for call, name in self._calls.items() if name != worker}
+    def _failed_to_start(self, actor: _Actor, message: str) -> None:
+        node = actor.node
+        self._failed_starts[node.node_id] += 1
+        is_new = node.node_id not in self._given_up
+        if is_new and self._failed_starts[node.node_id] >= MOST_FAILED_STARTS:
+            reason = f"on host '{node.host}': {message} (log: {actor.log})"
+            self._given_up[node.node_id] = reason
+            if self._actors:
+                _LOG.warning("workers do not come up %s; none are started there", reason)
 
-    def _crash_log(self, worker: str) -> Path:
-        return self._logs / f"{worker}.{os.getpid()}.crash"
 
-    def _last_words(self, worker: str) -> str:
-        """Condense a fault handler's report: what happened, and the innermost frames."""
-        try:
-            report = self._crash_log(worker).read_text(encoding="utf-8")
-        except OSError:
-            return ""
-        fatal, _, _ = report.partition("\n")
-        _, _, crashing_thread = report.partition("Current thread")
-        frames = re.findall(r'File "(.+)", line (\d+) in (\S+)', crashing_thread)
-        where = [f"{Path(file).name}:{line} in {name}" for file, line, name in frames[:2]]
-        return f"{fatal} at {', called from '.join(where)}" if where else fatal
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

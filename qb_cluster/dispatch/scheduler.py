@@ -4,59 +4,73 @@ A cell goes quality → latency (if it is timed). A quantized cell's quality sta
 baseline's. Quality stages share a node as far as its cores go; a latency stage, and the second
 try of a stage that ran out of memory, has its node to itself, and waits until no quality stage
 is left for that node to run.
+
+Short stages of one group go to a worker several to a call, and a second call is handed out
+before the first is over, so that no worker waits for the driver. Whom a dead call had in hand
+is unknown where there were several: each is tried again in a call of its own, uncounted.
 """
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Final
 
-from qb_cluster.contracts import Cell, Outcome, QualityResult, Ref, Stage, Status, Task
+from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome
+from qb_cluster.dispatch.admission import Admission, Past
 from qb_cluster.dispatch.events import (
     Action,
+    Cause,
     Event,
     Finish,
     Keep,
     Kill,
     Start,
     Stop,
-    TaskEnded,
+    TasksEnded,
     WorkerLost,
     WorkerUp,
 )
+from qb_cluster.dispatch.job import Group, Job
+from qb_cluster.dispatch.queue import Queue
 
-LOOKAHEAD = 4_096  # cells taken from the plan before they can run: bounds the memory
-RETRIES: Mapping[str, int] = {"crashed": 1, "oom": 1}
-
-Group = tuple[Ref, Ref, Ref]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """A stage of a cell that waits or runs."""
-
-    cell: Cell
-    stage: Stage
-    attempt: int = 1
-    alone: bool = False
-    baseline: QualityResult | None = None
-    quality: Outcome | None = None  # the cell's own quality outcome, before its latency stage
+LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bounds the memory
+CALL_S: Final = 0.25  # how long a call of several stages is meant to take
+MOST_TO_A_CALL: Final = 64
+CALLS_IN_HAND: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class _NoBaseline:
-    """A baseline that ended without a result."""
-
-    status: str
-    story: str
+@dataclass(slots=True)
+class _Call:
+    jobs: tuple[Job, ...]
+    cores: tuple[int, ...]
+    is_brief: bool
+    deadline: float = math.inf  # until it is the first its worker has in hand
 
 
 @dataclass(slots=True)
 class _Worker:
-    node: str
+    name: str
+    node: "_Node"
     group: Group | None = None  # of what it ran last: what it has loaded
-    job: _Job | None = None
-    cores: tuple[int, ...] = ()
-    deadline: float = 0.0
+    calls: deque[_Call] = field(default_factory=deque)
+
+
+@dataclass(slots=True)
+class _Node:
+    cores: tuple[int, ...]
+    labels: Mapping[str, str]
+    fingerprint: str
+    free: list[int] = field(default_factory=list)
+    busy: int = 0  # workers with something in hand
+    workers: int = 0
+    is_taken: bool = False  # by a stage that runs alone
+
+    def serves(self, device: Device) -> bool:
+        """Tell whether it is what a device asks for."""
+        return len(self.cores) >= device.threads and all(
+            self.labels.get(label) == value for label, value in device.labels
+        )
 
 
 class Scheduler:
@@ -64,38 +78,39 @@ class Scheduler:
 
     Args:
         plan: cells to end, baselines before the cells that need them.
-        finished: status of the cells whose row is written already, by cell id.
-        kept: quality outcomes that an earlier run made durable, with their attempt, by cell id.
+        past: what earlier runs left.
     """
 
-    def __init__(
-        self,
-        plan: Iterable[Cell],
-        finished: Mapping[str, str] | None = None,
-        kept: Mapping[str, tuple[Outcome, int]] | None = None,
-    ) -> None:
+    def __init__(self, plan: Iterable[Cell], past: Past | None = None) -> None:
         self._plan: Iterator[Cell] | None = iter(plan)
-        self._finished = finished or {}
-        self._kept = dict(kept or {})
+        self._queue = Queue()
+        self._admission = Admission(past or Past(), self._queue.put, self._hardware)
         self._workers: dict[str, _Worker] = {}
-        self._node_cores: dict[str, tuple[int, ...]] = {}
-        self._shared: dict[Group, deque[_Job]] = {}
-        self._alone: deque[_Job] = deque()
-        self._waiting: dict[str, list[Cell]] = {}  # by the baseline they wait for
-        self._baselines: dict[str, QualityResult | _NoBaseline] = {}
+        self._nodes: dict[str, _Node] = {}
+        self._held: Counter[Group] = Counter()  # workers that have a group loaded
+        self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
         self._is_stopping = False
-        self._open = 0  # jobs that wait or run, and cells that wait for a baseline
+        self._in_hand = 0  # jobs that workers have
 
     @property
     def is_done(self) -> bool:
         """Whether every cell of the plan has ended, or, after ``Stop``, every stage that ran."""
         if self._is_stopping:
-            return not any(worker.job for worker in self._workers.values())
+            return not any(worker.calls for worker in self._workers.values())
         return self._plan is None and self._open == 0
 
     def next_deadline(self) -> float | None:
         """Give the time at which a ``Tick`` is due; ``None`` while nothing runs."""
-        return min((w.deadline for w in self._workers.values() if w.job), default=None)
+        return min((w.calls[0].deadline for w in self._workers.values() if w.calls), default=None)
+
+    def stranded(self) -> dict[Device, int]:
+        """Count the jobs that wait for a device that no node serves now."""
+        nodes = [node for node in self._nodes.values() if node.workers]
+        return {
+            device: count
+            for device, count in self._queue.devices().items()
+            if not any(node.serves(device) for node in nodes)
+        }
 
     def on(self, event: Event, now: float) -> list[Action]:
         """Take an event, give what has to be done about it, in order.
@@ -105,15 +120,15 @@ class Scheduler:
             now: seconds on any steady clock.
         """
         actions: list[Action] = []
-        if isinstance(event, WorkerUp):
-            self._workers[event.worker] = _Worker(event.node)
-            self._node_cores[event.node] = event.cores
-        elif isinstance(event, WorkerLost):
-            actions += self._lost(event)
-        elif isinstance(event, TaskEnded):
-            actions += self._ended(event)
-        elif isinstance(event, Stop):
-            self._is_stopping = True
+        match event:
+            case WorkerUp():
+                self._welcome(event)
+            case WorkerLost():
+                actions += self._lost(event)
+            case TasksEnded():
+                actions += self._ended(event, now)
+            case Stop():
+                self._is_stopping = True
         actions += self._expire(now)
         if not self._is_stopping:
             actions += self._read_plan()
@@ -122,112 +137,142 @@ class Scheduler:
 
     def check(self) -> None:
         """Raise AssertionError when an invariant is broken. For tests."""
-        for node, cores in self._node_cores.items():
-            running = [w for w in self._workers.values() if w.node == node and w.job]
-            used = [core for worker in running for core in worker.cores]
-            assert len(used) == len(set(used)), f"{node}: a core is given twice"
-            assert set(used) <= set(cores), f"{node}: a core is given that it does not have"
-            alone = [w for w in running if w.job and w.job.alone]
-            assert not alone or len(running) == 1, f"{node}: a stage that runs alone has company"
-        queued = sum(map(len, self._shared.values())) + len(self._alone)
-        running_jobs = sum(1 for w in self._workers.values() if w.job)
-        waiting = sum(map(len, self._waiting.values()))
-        assert self._open == queued + running_jobs + waiting, "the count of open cells is off"
+        for name, node in self._nodes.items():
+            mine = [worker for worker in self._workers.values() if worker.node is node]
+            busy = [worker for worker in mine if worker.calls]
+            used = [core for worker in busy for core in worker.calls[0].cores]
+            assert sorted([*used, *node.free]) == sorted(node.cores), f"{name}: cores are lost"
+            assert node.busy == len(busy), f"{name}: the count of busy workers is off"
+            assert node.workers == len(mine), f"{name}: the count of workers is off"
+            alone = [w for w in busy if any(job.alone for call in w.calls for job in call.jobs)]
+            assert node.is_taken == bool(alone), f"{name}: whether it is taken is off"
+            assert not alone or len(busy) == 1, f"{name}: a stage that runs alone has company"
+            for worker in busy:
+                assert len(worker.calls) <= CALLS_IN_HAND, f"{worker.name}: too many calls"
+                assert len({call.cores for call in worker.calls}) == 1, "a worker's cores moved"
+                jobs = [job for call in worker.calls for job in call.jobs]
+                assert len(jobs) == 1 or all(job.is_patient for job in jobs), "not to be shared"
+                assert all(node.serves(job.cell.device) for job in jobs), f"{name}: wrong node"
+        in_hand = sum(len(c.jobs) for w in self._workers.values() for c in w.calls)
+        assert self._in_hand == in_hand, "the count of jobs in hand is off"
+        waiting = self._queue.devices().total()
+        assert len(self._queue) == waiting, "the count of jobs that wait is off"
 
     # What happened
 
-    def _ended(self, event: TaskEnded) -> list[Action]:
+    def _welcome(self, up: WorkerUp) -> None:
+        node = self._nodes.get(up.node)
+        if node is None or not node.workers:
+            node = _Node(up.cores, up.labels, up.fingerprint, list(up.cores))
+            self._nodes[up.node] = node
+        node.workers += 1
+        self._workers[up.worker] = _Worker(up.worker, node)
+
+    def _ended(self, event: TasksEnded, now: float) -> list[Action]:
         worker = self._workers.get(event.worker)
-        outcome = event.outcome
-        if worker is None or worker.job is None:
+        if worker is None or not worker.calls:
             return []  # late word of a worker that was given up
-        job = worker.job
-        if (job.cell.cell_id, job.stage) != (outcome.cell_id, outcome.stage):
+        jobs = worker.calls[0].jobs
+        named = [(outcome.cell_id, outcome.stage) for outcome in event.outcomes]
+        if named != [(job.cell.cell_id, job.stage) for job in jobs]:
             return []
-        worker.job, worker.cores = None, ()
-        self._open -= 1
-        if outcome.status == "oom" and job.attempt <= RETRIES["oom"]:
-            self._queue(replace(job, attempt=job.attempt + 1, alone=True))
-            return []
-        return self._settle(job, outcome)
+        self._free(worker, worker.calls.popleft())
+        if worker.calls:
+            self._arm(worker.calls[0], now)
+        self._learn_pace(jobs, event.outcomes)
+        actions: list[Action] = []
+        for job, outcome in zip(jobs, event.outcomes, strict=True):
+            actions += self._settle(job, outcome)
+        return actions
 
     def _lost(self, event: WorkerLost) -> list[Action]:
-        worker = self._workers.pop(event.worker, None)
-        if worker is None or worker.job is None:
+        worker = self._workers.get(event.worker)
+        if worker is None:
             return []
-        job = worker.job
-        self._open -= 1
-        if job.attempt <= RETRIES[event.cause]:
-            alone = job.alone or event.cause == "oom"
-            self._queue(replace(job, attempt=job.attempt + 1, alone=alone))
-            return []
-        error = f"{event.message} ({job.stage} stage, {job.attempt} times)"
-        return self._give_up(job, event.cause, error)
+        first = self._dismiss(worker)
+        if len(first) == 1 or event.cause == "node_lost":
+            return [
+                action
+                for job in first
+                for action in self._retry(job, event.cause, event.message, event.story)
+            ]
+        self._suspect(first)
+        return []
 
     def _expire(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for name, worker in list(self._workers.items()):
-            if worker.job is None or worker.deadline > now:
+        for worker in list(self._workers.values()):
+            if not worker.calls or worker.calls[0].deadline > now:
                 continue
-            job = worker.job
-            del self._workers[name]
-            self._open -= 1
-            limit = f"timeout_s = {job.cell.timeout_s:g} s"
-            error = f"the {job.stage} stage ran past {limit} and was killed"
-            actions += [Kill(name), *self._give_up(job, "timeout", error)]
+            actions.append(Kill(worker.name))
+            first = self._dismiss(worker)
+            if len(first) > 1:
+                self._suspect(first)
+                continue
+            [job] = first
+            if again := job.after("timeout", "it ran past its deadline and was killed"):
+                self._queue.put(again)
+            else:
+                actions += self._give_up(job, job.timed_out())
         return actions
 
-    def _settle(self, job: _Job, outcome: Outcome) -> list[Action]:
+    def _dismiss(self, worker: _Worker) -> tuple[Job, ...]:
+        """Forget a worker; gives what it was running, and puts back what it had not begun."""
+        del self._workers[worker.name]
+        worker.node.workers -= 1
+        first: tuple[Job, ...] = ()
+        while worker.calls:
+            call = worker.calls.pop()  # the last one first: their order in the queue stays
+            self._free(worker, call)
+            first = call.jobs
+            if worker.calls:
+                self._put_back(call.jobs)
+        self._hold(worker, None)
+        return first
+
+    def _suspect(self, jobs: Iterable[Job]) -> None:
+        """One of these killed its worker, or never ended: each is tried again by itself."""
+        self._put_back(tuple(replace(job, solo=True) for job in jobs))
+
+    def _put_back(self, jobs: tuple[Job, ...]) -> None:
+        for job in reversed(jobs):
+            self._queue.put(job, first=True)
+
+    def _retry(self, job: Job, cause: Cause, message: str, story: str) -> list[Action]:
+        if again := job.after(cause, story or message):
+            self._queue.put(again)
+            return []
+        return self._give_up(job, job.lost(cause, message, story))
+
+    def _settle(self, job: Job, outcome: Outcome) -> list[Action]:
         """A stage came back with a verdict of its own."""
         cell = job.cell
-        if job.stage == "latency":
-            quality = (job.quality,) if job.quality else ()
-            return [Finish(cell, (*quality, outcome), outcome.status, outcome.error, job.attempt)]
-        if outcome.status != "ok" or outcome.quality is None:
-            return [
-                Finish(cell, (outcome,), outcome.status, outcome.error, job.attempt),
-                *self._baseline_failed(cell, outcome.status, outcome.error),
-            ]
+        if outcome.status == "oom" and (again := job.after("oom", outcome.error or "")):
+            self._queue.put(again)
+            return []
+        if job.stage == "content":
+            return self._admission.content_known(cell, outcome.content, outcome.error)
+        if job.stage == "latency" or outcome.status != "ok" or outcome.quality is None:
+            outcomes = (job.quality, outcome) if job.quality else (outcome,)
+            story = "\n".join(job.story) or None
+            status, error = outcome.status, outcome.error
+            ended = FinishedCell(cell, outcomes, status, error, job.attempt, story)
+            return self._give_up(job, ended)
         actions: list[Action] = []
         if cell.is_baseline or cell.is_timed:
             actions.append(Keep(outcome, job.attempt))
-        actions += self._after_quality(cell, outcome, job)
-        return actions
+        # What is durable already, and may be large, need not wait in memory with it.
+        known = replace(outcome, predictions=None) if cell.is_timed else outcome
+        return actions + self._admission.quality_known(cell, known, job.attempt, job.baseline)
 
-    def _after_quality(self, cell: Cell, outcome: Outcome, job: _Job) -> list[Action]:
-        actions: list[Action] = []
-        if cell.is_timed:
-            baseline = outcome.quality if cell.is_baseline else job.baseline
-            outcome = replace(outcome, predictions=None)  # durable already, and may be large
-            self._queue(_Job(cell, "latency", alone=True, baseline=baseline, quality=outcome))
-        else:
-            actions.append(Finish(cell, (outcome,), "ok", None, job.attempt))
-        if cell.is_baseline and outcome.quality is not None:
-            self._baseline_ready(cell.cell_id, outcome.quality)
-        return actions
-
-    def _give_up(self, job: _Job, status: Status, error: str) -> list[Action]:
-        """A stage never came back."""
-        outcomes = (job.quality,) if job.quality else ()
-        actions: list[Action] = [Finish(job.cell, outcomes, status, error, job.attempt)]
+    def _give_up(self, job: Job, ended: FinishedCell) -> list[Action]:
+        """A stage ended for good: well, badly, or never."""
+        if job.stage == "content":
+            return self._admission.content_known(job.cell, None, ended.error)
+        actions: list[Action] = [Finish(ended)]
         if job.stage == "quality":
-            actions += self._baseline_failed(job.cell, status, error)
+            actions += self._admission.baseline_failed(job.cell, ended.status, ended.error)
         return actions
-
-    def _baseline_ready(self, baseline_id: str, result: QualityResult) -> None:
-        self._baselines[baseline_id] = result
-        for cell in self._waiting.pop(baseline_id, []):
-            self._open -= 1
-            self._queue(_Job(cell, "quality", baseline=result))
-
-    def _baseline_failed(self, baseline: Cell, status: Status, error: str | None) -> list[Action]:
-        if not baseline.is_baseline:
-            return []
-        no_result = _NoBaseline(status, f"ended {status}: {error}")
-        self._baselines[baseline.cell_id] = no_result
-        waiting = self._waiting.pop(baseline.cell_id, [])
-        self._open -= len(waiting)
-        return [_not_run(cell, no_result) for cell in waiting]
 
     # What comes next
 
@@ -237,109 +282,114 @@ class Scheduler:
             cell = next(self._plan, None)
             if cell is None:
                 self._plan = None
-            elif cell.cell_id in self._finished:
-                if cell.is_baseline:
-                    self._recall(cell)
-            elif cell.execution is None:
-                actions.append(Finish(cell, (), "unsupported", cell.reason, 0))
             else:
-                actions += self._admit(cell)
+                actions += self._admission.admit(cell)
         return actions
-
-    def _recall(self, baseline: Cell) -> None:
-        """A baseline whose row is written: its result is kept, unless it failed."""
-        kept = self._kept.get(baseline.cell_id)
-        if kept and kept[0].quality:
-            self._baselines[baseline.cell_id] = kept[0].quality
-        else:
-            status = self._finished[baseline.cell_id]
-            story = f"ended {status} in an earlier run; its own row says why"
-            self._baselines[baseline.cell_id] = _NoBaseline(status, story)
-
-    def _admit(self, cell: Cell) -> list[Action]:
-        baseline = None if cell.is_baseline else self._baselines.get(cell.baseline_cell_id)
-        if isinstance(baseline, _NoBaseline):
-            return [_not_run(cell, baseline)]
-        kept = self._kept.pop(cell.cell_id, None)
-        if kept and (cell.is_baseline or baseline is not None):
-            outcome, attempt = kept
-            job = _Job(cell, "quality", attempt, baseline=baseline)
-            return self._after_quality(cell, outcome, job)
-        if cell.is_baseline or baseline is not None:
-            self._queue(_Job(cell, "quality", baseline=baseline))
-        else:
-            self._waiting.setdefault(cell.baseline_cell_id, []).append(cell)
-            self._open += 1
-        return []
-
-    def _queue(self, job: _Job) -> None:
-        self._open += 1
-        if job.alone:
-            self._alone.append(job)
-        else:
-            self._shared.setdefault(_group(job.cell), deque()).append(job)
 
     def _assign(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for name, worker in self._workers.items():
-            if worker.job is not None:
-                continue
-            job = self._pick(worker)
-            if job is None:
-                continue
-            worker.job = job
-            worker.group = _group(job.cell)
-            worker.cores = self._free_cores(worker.node)[: job.cell.device.threads]
-            worker.deadline = now + job.cell.timeout_s
-            quality = job.quality.quality if job.quality else None
-            task = Task(job.cell, job.stage, job.attempt, worker.cores, job.baseline, quality)
-            actions.append(Start(name, task))
+        if not self._queue:
+            return actions
+        for worker in self._workers.values():
+            while call := self._next_call(worker):
+                if not worker.calls:
+                    worker.node.busy += 1
+                    self._arm(call, now)
+                worker.calls.append(call)
+                self._in_hand += len(call.jobs)
+                tasks = tuple(job.task(call.cores) for job in call.jobs)
+                actions.append(Start(worker.name, tasks))
         return actions
 
-    def _pick(self, worker: _Worker) -> _Job | None:
-        company = [w for w in self._workers.values() if w.node == worker.node and w.job]
-        if any(w.job and w.job.alone for w in company):
+    def _next_call(self, worker: _Worker) -> _Call | None:
+        if not worker.calls:
+            return self._pick(worker)
+        if len(worker.calls) < CALLS_IN_HAND and worker.calls[-1].is_brief:
+            return self._pick_early(worker)
+        return None
+
+    def _pick(self, worker: _Worker) -> _Call | None:
+        node = worker.node
+        if node.is_taken:
             return None
-        if self._shared:
-            free = len(self._free_cores(worker.node))
-            held = {w.group for w in self._workers.values() if w is not worker}
-            fitting = [
-                group for group, jobs in self._shared.items() if jobs[0].cell.device.threads <= free
-            ]
+        groups = self._queue.shared_for(node.serves)
+        if groups:
+            free = len(node.free)
+            fitting = [group for group in groups if group.device.threads <= free]
             if not fitting:
                 return None
-            best = max(fitting, key=lambda group: self._attraction(group, worker.group, held))
-            job = self._shared[best].popleft()
-            if not self._shared[best]:
-                del self._shared[best]
-            return job
-        # Whatever still runs here may give more to run, and a latency stage wants silence.
-        if company or not self._alone:
-            return None
-        for index, job in enumerate(self._alone):
-            if worker.group == _group(job.cell):
-                del self._alone[index]
-                return job
-        return self._alone.popleft()
+            best = max(fitting, key=lambda group: self._attraction(group, worker.group))
+            jobs = self._queue.take(best, self._size(best))
+        else:
+            # Whatever still runs here may give more to run, and a latency stage wants silence.
+            job = None if node.busy else self._queue.take_alone(worker.group, node.serves)
+            if job is None:
+                return None
+            node.is_taken = True
+            best, jobs = self._queue.group(job), (job,)
+        self._hold(worker, best)
+        cores = tuple(node.free[: best.device.threads])
+        del node.free[: best.device.threads]
+        return _Call(jobs, cores, self._is_brief(best, jobs))
 
-    def _attraction(
-        self, group: Group, loaded: Group | None, held: set[Group | None]
-    ) -> tuple[bool, bool, bool, int]:
+    def _pick_early(self, worker: _Worker) -> _Call | None:
+        """Take what a worker will do next while it is busy: more of the same."""
+        group = worker.group
+        jobs = self._queue.take_patient(group, self._size(group)) if group else ()
+        return _Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
+
+    def _size(self, group: Group) -> int:
+        """Say how many stages of a group make a call: few near the end, for all to have some."""
+        pace = self._pace.get(group)
+        if pace is None:
+            return 1
+        fair = math.ceil(self._queue.length(group) / (CALLS_IN_HAND * len(self._workers)))
+        return max(1, min(MOST_TO_A_CALL, fair, int(CALL_S / max(pace, 1e-6))))
+
+    def _is_brief(self, group: Group, jobs: tuple[Job, ...]) -> bool:
+        pace = self._pace.get(group)
+        return pace is not None and pace * len(jobs) <= CALL_S and jobs[0].is_patient
+
+    def _learn_pace(self, jobs: tuple[Job, ...], outcomes: tuple[Outcome, ...]) -> None:
+        if jobs[0].stage == "quality" and jobs[0].is_patient:
+            took = (outcomes[-1].finished_at - outcomes[0].started_at).total_seconds()
+            self._pace[self._queue.group(jobs[0])] = took / len(jobs)
+
+    def _attraction(self, group: Group, loaded: Group | None) -> tuple[bool, bool, bool, int]:
         """Prefer what this worker has loaded, then its framework, then what no other holds."""
-        same_backend = loaded is not None and group[2] == loaded[2]
-        return group == loaded, same_backend, group not in held, len(self._shared[group])
+        mine = group is loaded
+        same_backend = loaded is not None and group.backend == loaded.backend
+        return mine, same_backend, self._held[group] == mine, self._queue.length(group)
 
-    def _free_cores(self, node: str) -> tuple[int, ...]:
-        used = {core for w in self._workers.values() if w.node == node for core in w.cores}
-        return tuple(core for core in self._node_cores[node] if core not in used)
+    # Counts
 
+    @property
+    def _open(self) -> int:
+        """Jobs that wait or run, and cells that wait for their baseline."""
+        return len(self._queue) + self._in_hand + self._admission.waiting
 
-def _group(cell: Cell) -> Group:
-    return cell.model, cell.dataset, cell.backend
+    def _arm(self, call: _Call, now: float) -> None:
+        call.deadline = now + min(job.cell.timeout_s for job in call.jobs)
 
+    def _free(self, worker: _Worker, call: _Call) -> None:
+        """Give back what a call had, unless its worker has another in hand."""
+        self._in_hand -= len(call.jobs)
+        node = worker.node
+        if not worker.calls:
+            node.busy -= 1
+            node.free = sorted([*node.free, *call.cores])
+            node.is_taken = False
 
-def _not_run(cell: Cell, baseline: _NoBaseline) -> Finish:
-    # What a backend cannot take as float it does not support quantized either; that is no failure.
-    status: Status = "unsupported" if baseline.status == "unsupported" else "failed"
-    error = f"not run: its float baseline {cell.baseline_cell_id} {baseline.story}"
-    return Finish(cell, (), status, error, 0)
+    def _hold(self, worker: _Worker, group: Group | None) -> None:
+        if worker.group is not None:
+            self._held[worker.group] -= 1
+        if group is not None:
+            self._held[group] += 1
+        worker.group = group
+
+    def _hardware(self, device: Device) -> set[str]:
+        return {
+            node.fingerprint
+            for node in self._nodes.values()
+            if node.workers and node.fingerprint and node.serves(device)
+        }

@@ -2,21 +2,34 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Final
 
-from qb_cluster.contracts import Cell, Outcome
-from qb_cluster.dispatch.events import Action, Event, Finish, Keep, Kill, Start, Stop, Tick
+from qb_cluster.catalog.content import cell_key, scheme_digest
+from qb_cluster.contracts import Cell, Content, FinishedCell
+from qb_cluster.dispatch.admission import Past
+from qb_cluster.dispatch.events import (
+    Action,
+    Event,
+    Finish,
+    Keep,
+    Kill,
+    Notice,
+    Start,
+    Stop,
+    Tick,
+)
 from qb_cluster.dispatch.pool import Pool
 from qb_cluster.dispatch.scheduler import Scheduler
+from qb_cluster.errors import PoolError
 from qb_cluster.store.journal import JournalEntry
-from qb_cluster.store.rows import FinishedCell, not_run_row, result_row
 from qb_cluster.store.run_folder import RunFolder
 
-COMMIT_EVERY_S = 1.0
-COMMIT_EVERY_ROWS = 2_000
+COMMIT_EVERY_S: Final = 1.0
+COMMIT_EVERY_ROWS: Final = 2_000
+STRANDED_S: Final = 120.0
 
 
 @dataclass(slots=True)
@@ -37,8 +50,10 @@ class Sweep:
         plan: the cells.
         folder: where results go, and what earlier runs left.
         make_pool: brings up workers; called only if there is something to run.
-        spec_digest: recorded in every row.
-        on_finish: called with each row once it is on disk.
+        on_finish: called with cells once their rows are on disk.
+        on_notice: called with what the user should know.
+        is_rerun: whether a cell that has a row of some status is to run again nevertheless.
+        stranded_s: seconds to wait for a node that serves what is left, when nothing else runs.
 
     Attributes:
         written: rows written by this run, by status.
@@ -49,22 +64,27 @@ class Sweep:
         plan: Iterable[Cell],
         folder: RunFolder,
         make_pool: Callable[[], Pool],
-        spec_digest: str,
-        on_finish: Callable[[Mapping[str, Any]], None],
+        on_finish: Callable[[Sequence[FinishedCell]], None],
+        on_notice: Callable[[str], None],
+        is_rerun: Callable[[Cell, str], bool] = lambda cell, status: False,  # noqa: ARG005
+        stranded_s: float = STRANDED_S,
     ) -> None:
         kept = {
             cell_id: (entry.outcome, entry.attempt)
             for cell_id, entry in folder.stage_outcomes().items()
         }
+        past = Past(folder.finished(), kept, folder.content_keys(), _key_today, is_rerun)
         self.written: Counter[str] = Counter()
-        self._scheduler = Scheduler(plan, folder.finished(), kept)
+        self._scheduler = Scheduler(plan, past)
         self._folder = folder
         self._make_pool = make_pool
         self._pool: Pool | None = None
-        self._spec_digest = spec_digest
         self._on_finish = on_finish
+        self._on_notice = on_notice
         self._batch = _Batch()
         self._committed_at = time.monotonic()
+        self._stranded_s = stranded_s
+        self._ran_at = time.monotonic()
         self._is_stopping = False
 
     def stop(self) -> None:
@@ -77,7 +97,7 @@ class Sweep:
         Whatever ends it, what has ended by then is committed.
 
         Raises:
-            PoolError: no workers can be had.
+            PoolError: no workers can be had, or none for what is left.
             RunFolderError: results cannot be written.
         """
         try:
@@ -93,62 +113,71 @@ class Sweep:
                     self._pool.close()
 
     def _loop(self, pool: Pool) -> None:
+        self._ran_at = time.monotonic()
         while not self._scheduler.is_done:
             events: list[Event] = pool.wait(self._patience()) or [Tick()]
             if self._is_stopping:
                 events.append(Stop())
             for event in events:
                 self._act(self._scheduler.on(event, time.monotonic()))
+            self._refuse_to_wait_forever()
             late = time.monotonic() - self._committed_at >= COMMIT_EVERY_S
             if late or len(self._batch) >= COMMIT_EVERY_ROWS:
                 self._commit()
 
-    def _patience(self) -> float | None:
-        """Give the seconds until a deadline passes or a commit is due."""
+    def _patience(self) -> float:
+        """Give the seconds until a deadline passes, a commit is due, or waiting gets too long."""
         due = [self._scheduler.next_deadline()]
+        if due == [None]:
+            due.append(self._ran_at + self._stranded_s)
         if len(self._batch):
             due.append(self._committed_at + COMMIT_EVERY_S)
         now = time.monotonic()
-        return min((max(0.0, at - now) for at in due if at is not None), default=None)
+        return min(max(0.0, at - now) for at in due if at is not None)
+
+    def _refuse_to_wait_forever(self) -> None:
+        now = time.monotonic()
+        if self._scheduler.next_deadline() is not None:
+            self._ran_at = now
+        stranded = now - self._ran_at >= self._stranded_s and self._scheduler.stranded()
+        if stranded:
+            what = ", ".join(f"{count} for '{device.label}'" for device, count in stranded.items())
+            raise PoolError(
+                f"nothing has run for {self._stranded_s:g} s: no node serves what is left ({what} "
+                "at least); bring such a node up, then run the same command again"
+            )
 
     def _act(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
-                case Start(worker, task) if self._pool is not None:
-                    self._pool.start(worker, task)
+                case Start(worker, tasks) if self._pool is not None:
+                    self._pool.start(worker, tasks)
                 case Kill(worker) if self._pool is not None:
                     self._pool.kill(worker)
                 case Keep(outcome, attempt):
                     self._batch.stages.append(JournalEntry(outcome, attempt))
-                case Finish():
-                    self._batch.cells.append(FinishedCell(self._row(action), action.outcomes))
-
-    def _row(self, finish: Finish) -> dict[str, Any]:
-        cell, outcomes = finish.cell, finish.outcomes
-        if outcomes and outcomes[-1].status != finish.status:
-            # Its last stage never came back: what the stages before it found stays.
-            outcomes = (*outcomes, _lost_stage(cell, finish))
-        if outcomes:
-            return result_row(cell, outcomes, finish.attempt, self._spec_digest)
-        return not_run_row(
-            cell,
-            finish.status,
-            finish.error or "",
-            self._spec_digest,
-            attempt=finish.attempt,
-            finished_at=datetime.now(UTC),
-        )
+                case Finish(ended):
+                    self._batch.cells.append(_dated(ended))
+                case Notice(text):
+                    self._on_notice(text)
 
     def _commit(self) -> None:
         batch, self._batch = self._batch, _Batch()
         self._committed_at = time.monotonic()
         self._folder.commit_stages(batch.stages)
         self._folder.commit_cells(batch.cells)
-        for cell in batch.cells:
-            self.written[cell.row["status"]] += 1
-            self._on_finish(cell.row)
+        if batch.cells:
+            self.written.update(ended.status for ended in batch.cells)
+            self._on_finish(batch.cells)
 
 
-def _lost_stage(cell: Cell, finish: Finish) -> Outcome:
-    now = datetime.now(UTC)
-    return Outcome(cell.cell_id, "latency", finish.status, now, now, error=finish.error)
+def _key_today(cell: Cell, content: Content, fingerprint: str | None) -> str:
+    return cell_key(cell, content, scheme_digest(cell.scheme), fingerprint)
+
+
+def _dated(ended: FinishedCell) -> FinishedCell:
+    """Say when a cell was given up, where no outcome does."""
+    gave_up = not ended.outcomes or ended.outcomes[-1].status != ended.status
+    if gave_up and ended.attempt > 0:
+        return replace(ended, finished_at=datetime.now(UTC))
+    return ended

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,17 @@ def describe(distributions: Iterable[str]) -> dict[str, Any]:
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in sorted({*_ALWAYS, *distributions})},
     }
+
+
+@cache
+def fingerprint() -> str:
+    """Give 16 hex digits that name the hardware which timings depend on.
+
+    Processor, its features, cores, memory in whole GiB; neither the host's name nor libraries.
+    """
+    hardware = describe(())
+    named = {key: hardware[key] for key in ("arch", "cpu_model", "cpu_features", "cores")}
+    return env_id(named | {"memory_gib": round(hardware["memory_bytes"] / 2**30)})
 
 
 def env_id(description: dict[str, Any]) -> str:

@@ -12,8 +12,8 @@ the earlier ones left; ``exclude`` comes last and drops cells of the grid only; 
 come after those of the grid in their group, each cell once.
 
 Baselines. A cell and its baseline have the same model, dataset, backend, device, metric, batch
-size, number of examples and confidence. A baseline's latency protocol and time limit are those
-of its group: what the overrides leave that name no scheme, bits, execution or calibration. So
+size, number of examples and confidence. A baseline's latency protocol, time limit and retries are
+those of its group: what the overrides leave that name no scheme, bits, execution or calibration. So
 native, simulated and differently timed cells share one baseline, and a group has several only
 where overrides give its cells different metrics, batch sizes, examples or confidences. A baseline
 is planned when a cell that can run needs it.
@@ -205,6 +205,7 @@ def _cells(spec: SweepSpec, group: _Group) -> Iterator[Cell]:
                 calibration=None,
                 measure=baseline.measure,
                 timeout_s=baseline.timeout_s,
+                timeout_retries=baseline.timeout_retries,
                 baseline_cell_id=baseline_id,
             )
         yield Cell(
@@ -221,6 +222,7 @@ def _cells(spec: SweepSpec, group: _Group) -> Iterator[Cell]:
             calibration=row.calibration,
             measure=row.measure,
             timeout_s=row.timeout_s,
+            timeout_retries=row.timeout_retries,
             baseline_cell_id=baseline_id,
             simulator=row.simulator,
         )

@@ -29,6 +29,10 @@ def fragment(value: Ref | Bits | Device | Calibration | Measure | None) -> str:
             return canonical(_target(value))
         case Bits():
             return canonical(str(value))
+        case Device():
+            # A name of the user's own is a label too: what its nodes are says more.
+            place = {"labels": value.labels} if value.labels else {"name": value.name}
+            return canonical({**place, "threads": value.threads})
         case Measure():
             return canonical(asdict(value) | {"metric": _target(value.metric)})
         case _:

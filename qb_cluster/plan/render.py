@@ -77,6 +77,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
         "dataset": cell.dataset.label,
         "backend": cell.backend.label,
         "device": cell.device.name,
+        "device_labels": dict(cell.device.labels),
         "threads": cell.device.threads,
         "scheme": "float" if cell.scheme is None else cell.scheme.label,
         "bits": "f32" if cell.bits is None else str(cell.bits),
@@ -90,6 +91,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
         "latency": _as_dict(cell.measure.latency),
         "layers": cell.measure.layers,
         "timeout_s": cell.timeout_s,
+        "timeout_retries": cell.timeout_retries,
         "baseline_cell_id": cell.baseline_cell_id,
         "simulator": None if cell.simulator is None else cell.simulator.label,
     }

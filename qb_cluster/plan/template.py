@@ -32,6 +32,7 @@ class Baseline(NamedTuple):
     inner: Inner
     measure: Measure
     timeout_s: float
+    timeout_retries: int
 
 
 class Row(NamedTuple):
@@ -45,6 +46,7 @@ class Row(NamedTuple):
     calibration: Calibration | None
     measure: Measure
     timeout_s: float
+    timeout_retries: int
     simulator: Ref | None
     baseline: int  # index into the baselines of the template
 
@@ -95,7 +97,7 @@ def template(
     Raises:
         PlugInError: the backend cannot tell what it supports.
     """
-    of_group = Settings("auto", None, spec.measure, spec.timeout_s)
+    of_group = spec.settings
     for override in overrides:
         if not INNER_AXES & override.when.patterns.keys():
             of_group = override.change.applied_to(of_group)
@@ -109,7 +111,9 @@ def template(
                 point.settings.measure, latency=of_group.measure.latency, layers=False
             )
             inner = Inner("null", "null", '"native"', fragment(measure), "null")
-            baselines.setdefault(inner, Baseline(inner, measure, of_group.timeout_s))
+            baselines.setdefault(
+                inner, Baseline(inner, measure, of_group.timeout_s, of_group.timeout_retries)
+            )
             row = _row(spec, backend, kind, point, list(baselines).index(inner))
             rows.setdefault(row.inner, row)
     return Template(tuple(rows.values()), tuple(baselines.values()))
@@ -136,7 +140,7 @@ def _points(
         for bits, calibration, requested in every(
             product.bits_of(scheme), product.calibrations_of(scheme), product.execution
         ):
-            settings = Settings(requested, calibration, spec.measure, spec.timeout_s)
+            settings = replace(spec.settings, execution=requested, calibration=calibration)
             found = point(scheme, bits, settings)
             for override in overrides:
                 if _inner_matches(override.when, found):
@@ -184,6 +188,7 @@ def _row(
         calibration,
         measure,
         settings.timeout_s,
+        settings.timeout_retries,
         simulator(spec, backend, kind, scheme, bits, calibration)
         if resolution.execution == "native"
         else None,

@@ -1,8 +1,8 @@
 """Agreement: the same model under the same scheme, on every backend, each against each."""
 
 import functools
+import io
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.report.comparison import CONDITIONS, in_order
+from qb_cluster.storage import Folder
 from qb_cluster.store.reading import StoredRun, read_predictions
 
 SAME: Final = (
@@ -62,7 +63,7 @@ def agreement(run: StoredRun) -> pd.DataFrame:
             members = pd.concat([cells, baselines]).drop_duplicates("cell_id")
             matrices.append((cells.iloc[0][list(SAME)], members))
     ids = {cell_id for _, members in matrices for cell_id in members["cell_id"]}
-    pairs = _Pairs(run.path, read_predictions(run.path, ids) if ids else {})
+    pairs = _Pairs(run.folder, read_predictions(run.folder, ids) if ids else {})
     rows = [row for same, members in matrices for row in _matrix(same, members, pairs)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     shared = {name: run.results[name].dtype for name in SAME}
@@ -96,7 +97,7 @@ class _Pairs:
         predictions: by cell id.
     """
 
-    def __init__(self, run: Path, predictions: dict[str, pa.Table]) -> None:
+    def __init__(self, run: Folder, predictions: dict[str, pa.Table]) -> None:
         self._predictions = predictions
         outputs = functools.lru_cache(_KEPT_IN_MEMORY)(functools.partial(_outputs, run))
 
@@ -133,9 +134,10 @@ class _Pairs:
         return share
 
 
-def _outputs(run: Path, digest: str) -> NDArray[Any] | None:
+def _outputs(run: Folder, digest: str) -> NDArray[Any] | None:
     try:
-        found: NDArray[Any] = np.load(run / "artifacts" / f"{digest}.npy", allow_pickle=False)
+        kept = io.BytesIO(run.read(f"artifacts/{digest}.npy"))
+        found: NDArray[Any] = np.load(kept, allow_pickle=False)
     except (OSError, ValueError, EOFError):  # gone, or damaged
         return None
     return found

@@ -1,9 +1,9 @@
 """Progress of a run: a bar on a terminal, plain lines anywhere else."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
@@ -14,8 +14,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from qb_cluster.contracts import FinishedCell
+
 # The driver shares its machine with what is timed: a lively bar would be foreign load.
 REFRESH_PER_SECOND = 2
+MOST_LINES = 50  # for one commit: ten thousand cells a second are not for reading
 
 
 class RunProgress:
@@ -57,18 +60,31 @@ class RunProgress:
         """Leave the bar as it is."""
         self._bar.stop()
 
-    def finished(self, row: Mapping[str, Any]) -> None:
-        """Show a row that is on disk now."""
-        self._done += 1
-        self._statuses[row["status"]] += 1
+    def finished(self, cells: Sequence[FinishedCell]) -> None:
+        """Show cells whose rows are on disk now."""
+        self._statuses.update(ended.status for ended in cells)
         counts = ", ".join(f"{count} {status}" for status, count in self._statuses.most_common())
+        is_crowd = len(cells) > MOST_LINES
+        for ended in cells[:MOST_LINES]:
+            self._done += 1
+            cell = ended.cell
+            scheme = cell.scheme.label if cell.scheme else "float"
+            bits = cell.bits or "f32"
+            name = f"{cell.model.label} {cell.dataset.label} {cell.backend.label} {scheme} {bits}"
+            # A cell that was never started is no news: the plan, or its baseline's row, said so.
+            if ended.status != "ok" and ended.attempt > 0:
+                self._say(ended.status, f"{name}: {ended.error}")
+            if ended.status == "ok" and not self._console.is_terminal and not is_crowd:
+                self._say("ok", name)
+        if is_crowd:
+            self._done += len(cells) - MOST_LINES
+            if not self._console.is_terminal:
+                self._say("so far", counts)
         self._bar.update(self._task, completed=self._done, description=counts)
-        name = " ".join(str(row[key]) for key in ("model", "dataset", "backend", "scheme", "bits"))
-        # A cell that was never started is no news: the plan, or its baseline's row, has said so.
-        if row["status"] != "ok" and row["attempt"] > 0:
-            self._say(row["status"], f"{name}: {row['error']}")
-        if row["status"] == "ok" and not self._console.is_terminal:
-            self._say("ok", name)
+
+    def notice(self, text: str) -> None:
+        """Tell the user."""
+        self._console.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def _say(self, status: str, text: str) -> None:
         self._console.print(

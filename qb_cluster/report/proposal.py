@@ -17,6 +17,7 @@ from qb_cluster.report.comparison import CONDITIONS
 from qb_cluster.report.sensitivity import sensitivity
 from qb_cluster.spec.document import parse
 from qb_cluster.spec.schema import SweepKeys, label_for
+from qb_cluster.storage import Folder
 from qb_cluster.store.reading import read_run, read_table
 
 _WAYS: Final = ("backend", "dataset", *(n for n in CONDITIONS if n.startswith("calibration_")))
@@ -111,7 +112,7 @@ def propose(
 
 
 def propose_from_run(
-    run_dir: Path,
+    run_dir: str | Path,
     model: str,
     scheme: str,
     budget_bits: float | None,
@@ -157,7 +158,7 @@ def propose_from_run(
         proposal = propose(layers, budget_bits=budget_bits, budget_sqnr_db=budget_sqnr_db)
     except ValueError as error:
         raise RunFolderError(f"{run_dir}: {error}") from error
-    name, options = _scheme_entry(run_dir, scheme)
+    name, options = _scheme_entry(run.folder, scheme)
     bits = proposal.expected_bits_per_weight
     return (
         f"# {model} under {scheme}: {bits:.2f} bits per weight, scales not counted, and "
@@ -167,10 +168,10 @@ def propose_from_run(
     )
 
 
-def _scheme_entry(run_dir: Path, label: str) -> tuple[str, Mapping[str, Any]]:
+def _scheme_entry(run: Folder, label: str) -> tuple[str, Mapping[str, Any]]:
     """Find the name and options of a scheme in the specs that were run."""
-    for text in read_table(run_dir, "sweeps", [])["spec_text"]:
-        for entry in SweepKeys.model_validate(parse(text, run_dir).data).schemes:
+    for text in read_table(run, "sweeps", [])["spec_text"]:
+        for entry in SweepKeys.model_validate(parse(text, Path(str(run))).data).schemes:
             if label_for(entry) == label and not isinstance(entry, str):
                 return entry.name, entry.options
     return label, {}

@@ -9,23 +9,22 @@ from qb_cluster.report import bits_plot
 from qb_cluster.report.analysis import Analysis, analyse
 from qb_cluster.report.document import build
 from qb_cluster.report.render import to_markdown, to_terminal
-from qb_cluster.store.parts import replace_file
 from qb_cluster.store.reading import read_run
 
 _PICTURE = "bits.svg"
 
 
-def write_report(run_dir: Path, console: Console) -> list[Path]:
+def write_report(run_dir: str | Path, console: Console) -> list[str]:
     """Print the comparison of a run, finished or not, and write it into ``run_dir/report``.
 
     Args:
-        run_dir: the run folder.
+        run_dir: the run folder: a path, or the URL of an object store.
         console: where to print.
 
     Returns:
-        The files written: ``comparison.parquet``, ``comparison.csv`` and ``comparison.md``;
-        where backends can be compared with each other ``agreement.parquet``; and where there are
-        three bit-widths of a scheme, and matplotlib, ``bits.svg``.
+        Where each file was written: ``comparison.parquet``, ``comparison.csv`` and
+        ``comparison.md``; where backends can be compared with each other ``agreement.parquet``;
+        and where there are three bit-widths of a scheme, and matplotlib, ``bits.svg``.
 
     Raises:
         RunFolderError: it is no run folder, has no results yet, or cannot be written.
@@ -49,16 +48,15 @@ def write_report(run_dir: Path, console: Console) -> list[Path]:
         contents["agreement.parquet"] = analysis.agreement.to_parquet(index=False)
     if picture:
         contents[_PICTURE] = picture
-    folder = run_dir / "report"
+    folder = run.folder.folder("report")
     try:
-        folder.mkdir(exist_ok=True)
         for name, content in contents.items():
-            replace_file(folder / name, content, aside=folder / f".{name}.new")
+            folder.replace(name, content)
     except OSError as error:
         raise RunFolderError(
             f"{folder} cannot be written: {error.strerror or error}; the results are intact"
         ) from error
-    return [folder / name for name in contents]
+    return [f"{folder}/{name}" for name in contents]
 
 
 def _picture(analysis: Analysis, console: Console) -> bytes | None:

@@ -13,7 +13,7 @@ from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.document import Document, Location, Problem
-from qb_cluster.spec.schema import DeviceKeys, NamedKeys, label_for
+from qb_cluster.spec.schema import DEVICES, DeviceKeys, NamedKeys, label_for, unknown_device
 from qb_cluster.spec.sweep import (
     AXES,
     Axis,
@@ -70,6 +70,8 @@ class Entries:
 
         def old_or_new(one: Any) -> Entry:
             entry = self._by_label[axis].get(one) if isinstance(one, str) else None
+            if entry is None and axis == "device" and isinstance(one, str) and one not in DEVICES:
+                raise _EntryError(unknown_device(one, self._by_label[axis]))
             entry = entry or _make(axis, one)
             entry = self._known(axis, entry) or entry
             if label_of(entry) in found:
@@ -108,9 +110,11 @@ class Entries:
         by_label = self._by_label[axis].get(label)
         by_identity = self._by_identity[axis].get(_identity(entry))
         if by_label is not None and by_label is not by_identity:
-            raise _EntryError(f"another {axis} is called '{label}' already; give this one a label")
+            what = "another name" if axis == "device" else "a label"
+            raise _EntryError(f"another {axis} is called '{label}' already; give this one {what}")
         if by_identity is not None and by_label is None:
-            raise _EntryError(f"'{label}' is '{label_of(by_identity)}' again, under another label")
+            what = "name" if axis == "device" else "label"
+            raise _EntryError(f"'{label}' is '{label_of(by_identity)}' again, under another {what}")
         return by_identity
 
 
@@ -131,7 +135,7 @@ def _make(axis: Axis, written: Any) -> Entry:
         case "device", str():
             return Device(written)
         case "device", DeviceKeys():
-            return Device(written.name, written.threads)
+            return Device(written.name, written.threads, tuple(sorted(written.labels.items())))
         case _:
             entry: Bits | Requested = written  # validated as such
             return entry
@@ -210,5 +214,7 @@ def _identity(entry: Entry) -> Hashable:
             return entry.target, entry.options_json
         case NamedScheme() | NamedBackend():
             return _identity(entry.ref)
+        case Device(labels=labels) if labels:
+            return labels, entry.threads
         case _:
             return entry

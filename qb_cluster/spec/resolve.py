@@ -72,7 +72,9 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         _include(entries, grid, keys, include, ("include", index))
         for index, include in enumerate(keys.include)
     )
-    settings = _change(keys.measure).applied_to(Settings("auto", None, Measure(), keys.timeout_s))
+    settings = _change(
+        keys.measure, timeout_s=keys.timeout_s, timeout_retries=keys.timeout_retries
+    ).applied_to(Settings("auto", None, Measure(), keys.timeout_s))
     if entries.problems:
         raise spec_error(document.source, entries.problems)
     spec = SweepSpec(
@@ -83,6 +85,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         overrides=tuple(map(_override, keys.overrides)),
         measure=settings.measure,
         timeout_s=settings.timeout_s,
+        timeout_retries=settings.timeout_retries,
         max_cells=keys.max_cells,
         source=document.source,
         text=document.text,

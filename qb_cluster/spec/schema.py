@@ -5,6 +5,8 @@ values mean together is settled in ``resolve``.
 """
 
 import json
+import re
+from collections.abc import Iterable
 from functools import partial
 from typing import Annotated, Any, Final, Self, TypeVar, get_args
 
@@ -32,10 +34,17 @@ from qb_cluster.errors import PlugInError
 from qb_cluster.spec.sweep import Axis, Requested
 
 DEVICES: Final = ("cpu",)
+"""Any node; names of the user's own are for nodes with labels."""
 BITS_PATTERN: Final = "^w([2-9]|1[0-6])(a([2-9]|1[0-6]))?$"
 DEFAULT_TIMEOUT_S: Final = 600.0
+MOST_RETRIES: Final = 10
 LONGEST_LABEL: Final = 80  # characters: tables are read by people
 _LONGEST_TIME: Final = 30 * 86_400.0  # seconds; keeps deadlines within what clocks can add
+_NAME: Final = "^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
+# What Ray lets a node say about itself, which is what Kubernetes lets it say.
+_LABEL_VALUE: Final = f"^{_LABEL}$"
+_LABEL_KEY: Final = f"^([A-Za-z0-9]([A-Za-z0-9.-]{{0,251}}[A-Za-z0-9])?/)?{_LABEL}$"
 _LARGEST_SEED: Final = 2**32 - 1  # what every random generator takes
 _CALIBRATION, _LATENCY, _MEASURE = Calibration(), Latency(), Measure()
 
@@ -114,10 +123,30 @@ def _parsed(text: str) -> Bits:
         raise ValueError(f"{where}{error}") from error
 
 
+def unknown_device(name: str, own: Iterable[str] = ()) -> str:
+    """Say that a device is unknown, and which are known: ours, and those of the sweep's own."""
+    return f"unknown device '{name}'; known: {', '.join(dict.fromkeys([*DEVICES, *own]))}"
+
+
 def _known_device(name: str) -> str:
     if name not in DEVICES:
-        raise ValueError(f"unknown device '{name}'; known: {', '.join(DEVICES)}")
+        raise ValueError(unknown_device(name))
     return name
+
+
+def _label_key(key: str) -> str:
+    if not re.fullmatch(_LABEL_KEY, key):
+        raise ValueError(f"'{key}' is no label of a node; labels are like qb/board or board")
+    return key
+
+
+def _label_value(value: str) -> str:
+    if not re.fullmatch(_LABEL_VALUE, value):
+        raise ValueError(
+            f"'{value}' is no value of a label: that is 1 to 63 letters, digits, '.', '_' and "
+            "'-', a letter or digit first and last"
+        )
+    return value
 
 
 def _bits_as_text(value: Any) -> Any:
@@ -135,6 +164,12 @@ def _form(value: Any) -> str:
 DeviceText = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"enum": list(DEVICES)})
 ]
+LabelKey = Annotated[
+    str, AfterValidator(_label_key), Field(json_schema_extra={"pattern": _LABEL_KEY})
+]
+LabelValue = Annotated[
+    str, AfterValidator(_label_value), Field(json_schema_extra={"pattern": _LABEL_VALUE})
+]
 
 
 class NamedKeys(Keys):
@@ -151,10 +186,32 @@ class NamedKeys(Keys):
 class DeviceKeys(Keys):
     """A device and its share of the cores."""
 
-    name: DeviceText
-    """`cpu`."""
+    model_config = ConfigDict(
+        json_schema_extra={
+            "if": {"required": ["labels"]},
+            "then": {"properties": {"name": {"not": {"enum": list(DEVICES)}}}},
+            "else": {"properties": {"name": {"enum": list(DEVICES)}}},
+        }
+    )
+
+    name: Annotated[str, Field(pattern=_NAME, max_length=LONGEST_LABEL)]
+    """`cpu`, which is any node; or a name of your own for the nodes that have the `labels`."""
     threads: int = Field(default=1, ge=1, le=1024)
     """Threads of every session on it."""
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, min_length=1, json_schema_extra={"additionalProperties": False}
+    )
+    """What a node must say of itself to be this device: all of these, like `qb/board: rpi5`."""
+
+    @model_validator(mode="after")
+    def _is_known_or_has_labels(self) -> Self:
+        if self.name in DEVICES and self.labels:
+            raise ValueError(f"'{self.name}' is any node; nodes with labels take another name")
+        if self.name not in DEVICES and not self.labels:
+            raise ValueError(
+                f"{unknown_device(self.name)}; a name of your own takes labels: {{qb/board: …}}"
+            )
+        return self
 
 
 def label_for(entry: str | NamedKeys) -> str:
@@ -199,6 +256,11 @@ DeviceName = Annotated[
     Annotated[DeviceText, Tag("<lone>")] | Annotated[DeviceKeys, Tag("<mapping>")],
     Discriminator(_form),
 ]
+IncludedDevice = Annotated[
+    Annotated[str, Tag("<lone>")] | Annotated[DeviceKeys, Tag("<mapping>")],
+    Discriminator(_form),
+]
+"""A lone name may be that of a device of the sweep; that is seen when entries are made."""
 BitsLabel = Annotated[str, BeforeValidator(_bits_as_text)]
 
 
@@ -208,6 +270,7 @@ BitsLabel = Annotated[str, BeforeValidator(_bits_as_text)]
 Samples = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=_LARGEST_SEED)]
 Percentile = Annotated[float, Field(ge=50, le=100)]
+Retries = Annotated[int, Field(ge=0, le=MOST_RETRIES)]
 
 
 class CalibrationKeys(Keys):
@@ -303,7 +366,7 @@ class IncludeKeys(Keys):
     scheme: OneOrMore[Named] = Field(default_factory=list)
     bits: OneOrMore[BitsText] = Field(default_factory=list)
     backend: OneOrMore[Named] = Field(default_factory=list)
-    device: OneOrMore[DeviceName] = Field(default_factory=list)
+    device: OneOrMore[IncludedDevice] = Field(default_factory=list)
     execution: OneOrMore[Requested] = Field(default_factory=list)
     calibration: CalibrationKeys = Field(default_factory=CalibrationKeys)
     """Of the included static cells; keys left out are taken from the sweep."""
@@ -322,6 +385,7 @@ class SetKeys(Keys):
     measure: MeasureKeys = Field(default_factory=MeasureKeys)
     execution: Requested = "auto"
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=_LONGEST_TIME)
+    timeout_retries: Retries = 0
 
     @model_validator(mode="after")
     def _sets_something(self) -> Self:
@@ -344,7 +408,7 @@ class SweepKeys(Keys):
 
     model_config = ConfigDict(title="QuantBench sweep")
 
-    sweep: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    sweep: Annotated[str, Field(pattern=_NAME, max_length=100)]
     """Name of the sweep, and of its folder of results."""
     models: OneOrMore[ModelName]
     """Registered names, import paths `package.module:callable`, model files, or mappings."""
@@ -357,7 +421,7 @@ class SweepKeys(Keys):
     backends: OneOrMore[BackendName]
     """Runtimes, like `pytorch`, `tflite`, `onnxruntime`."""
     devices: OneOrMore[DeviceName] = ["cpu"]
-    """Devices: `cpu`, or `{name: cpu, threads: 2}`."""
+    """Devices: `cpu`, `{name: cpu, threads: 2}`, or nodes by their labels under your own name."""
     execution: OneOrMore[Requested] = ["auto"]
     """`auto` (native where it exists, else simulated), `native`, `simulated`, or several."""
     calibration: CalibrationKeys = Field(default_factory=CalibrationKeys)
@@ -366,6 +430,8 @@ class SweepKeys(Keys):
     """What is measured, and on how much."""
     timeout_s: float = Field(default=DEFAULT_TIMEOUT_S, gt=0, le=_LONGEST_TIME)
     """Seconds after which one stage of a cell is killed."""
+    timeout_retries: Retries = 0
+    """How often a stage that ran past `timeout_s` is tried again."""
     exclude: ZeroOrMore[MatchKeys] = Field(default_factory=list)
     """Cells of the grid that match any of these are dropped."""
     include: ZeroOrMore[IncludeKeys] = Field(default_factory=list)

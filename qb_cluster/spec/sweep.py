@@ -56,7 +56,8 @@ def label_of(entry: Entry) -> str:
         case NamedScheme(ref=ref) | NamedBackend(ref=ref):
             return ref.label
         case Device():
-            return entry.label
+            # One device has a name of the user's own: its threads need no saying.
+            return entry.name if entry.labels else entry.label
         case Calibration():
             return calibration_label(entry)
         case _:
@@ -174,6 +175,7 @@ class Settings:
     calibration: Calibration | None
     measure: Measure
     timeout_s: float
+    timeout_retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +192,7 @@ class Change:
     measure: Mapping[str, Any] = field(default_factory=dict)
     latency: bool | Mapping[str, Any] | None = None
     timeout_s: float | None = None
+    timeout_retries: int | None = None
 
     def applied_to(self, settings: Settings) -> Settings:
         """Give the settings after this change."""
@@ -206,6 +209,9 @@ class Change:
             calibration=calibration and replace(calibration, **self.calibration),
             measure=replace(settings.measure, **self.measure, latency=latency),
             timeout_s=settings.timeout_s if self.timeout_s is None else self.timeout_s,
+            timeout_retries=settings.timeout_retries
+            if self.timeout_retries is None
+            else self.timeout_retries,
         )
 
 
@@ -240,10 +246,16 @@ class SweepSpec:
     overrides: tuple[Override, ...]
     measure: Measure
     timeout_s: float
+    timeout_retries: int
     max_cells: int | None
     source: Path
     text: str
     digest: str
+
+    @property
+    def settings(self) -> Settings:
+        """What cells have before any override, but for their calibration."""
+        return Settings("auto", None, self.measure, self.timeout_s, self.timeout_retries)
 
     @property
     def products(self) -> tuple[Product, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qb_cluster.contracts import ArtifactFacts, ArtifactRef, Outcome, QualityResult
+from qb_cluster.contracts import ArtifactFacts, ArtifactRef, Content, Outcome, QualityResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ def from_row(row: dict[str, Any]) -> JournalEntry:
         quality=QualityResult(
             artifact=ArtifactRef(**artifact | {"facts": _facts(artifact["facts"])}),
             outputs_digest=quality["outputs_digest"],
+            content=quality["content"] and Content(**quality["content"]),
         ),
         env_id=row["env_id"],
     )

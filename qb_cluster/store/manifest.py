@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from qb_cluster.errors import RunFolderError
-from qb_cluster.store.parts import replace_file
+from qb_cluster.storage import Folder
 from qb_cluster.store.tables import SCHEMA_VERSION
 
 MANIFEST: Final = "run.json"
-MANIFEST_ASIDE: Final = f".{MANIFEST}.new"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,23 +28,22 @@ class Manifest:
     planned_cells: int | None
 
 
-def read_manifest(run: Path) -> Manifest | None:
+def read_manifest(run: Folder) -> Manifest | None:
     """Read a folder's manifest; ``None`` where there is none.
 
     Raises:
         RunFolderError: it is damaged, or a newer QuantBench wrote it.
         OSError: it cannot be read.
     """
-    path = run / MANIFEST
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(run.read(MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
-        raise RunFolderError(_damaged(path, str(error))) from error
+        raise RunFolderError(_damaged(run, str(error))) from error
     version = found.get("schema_version") if isinstance(found, dict) else None
     if not isinstance(version, int):
-        raise RunFolderError(_damaged(path, "no schema_version"))
+        raise RunFolderError(_damaged(run, "no schema_version"))
     if version > SCHEMA_VERSION:
         raise RunFolderError(
             f"{run} has layout {version}, this QuantBench knows layouts up to {SCHEMA_VERSION}; "
@@ -55,18 +52,18 @@ def read_manifest(run: Path) -> Manifest | None:
     try:
         return Manifest(**found)
     except TypeError as error:
-        raise RunFolderError(_damaged(path, str(error))) from error
+        raise RunFolderError(_damaged(run, str(error))) from error
 
 
-def write_manifest(run: Path, manifest: Manifest) -> None:
+def write_manifest(run: Folder, manifest: Manifest) -> None:
     """Write a folder's manifest.
 
     Raises:
         OSError: it cannot be written.
     """
     content = json.dumps(asdict(manifest), indent=2).encode() + b"\n"
-    replace_file(run / MANIFEST, content, aside=run / MANIFEST_ASIDE)
+    run.replace(MANIFEST, content)
 
 
-def _damaged(path: Path, why: str) -> str:
-    return f"{path} is damaged ({why}); restore it, or choose another --out"
+def _damaged(run: Folder, why: str) -> str:
+    return f"{run}/{MANIFEST} is damaged ({why}); restore it, or choose another --out"

@@ -1,6 +1,7 @@
 """Reading a run folder, finished or not, in use or not. Nothing here writes."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from qb_cluster.errors import RunFolderError
+from qb_cluster.storage import Folder, open_folder
 from qb_cluster.store.manifest import read_manifest
-from qb_cluster.store.parts import read_parts
+from qb_cluster.store.parts import read_parts, undisturbed
 from qb_cluster.store.tables import SCHEMAS, TableName
 
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.int16(): pd.Int16Dtype()}
@@ -21,7 +23,7 @@ class StoredRun:
     """What a run folder holds.
 
     Attributes:
-        path: the folder.
+        folder: where it is.
         sweep: name of the sweep.
         spec_digest: digest of the spec run last.
         planned_cells: cells of that spec; ``None`` where nobody counted.
@@ -30,7 +32,7 @@ class StoredRun:
         problems: one sentence for each file that was skipped.
     """
 
-    path: Path
+    folder: Folder
     sweep: str
     spec_digest: str
     planned_cells: int | None
@@ -39,24 +41,25 @@ class StoredRun:
     problems: tuple[str, ...]
 
 
-def read_run(path: Path) -> StoredRun:
-    """Read a run folder.
+def read_run(place: str | Path) -> StoredRun:
+    """Read a run folder: a path, or the URL of an object store.
 
     Raises:
-        RunFolderError: it is no run folder, or a newer QuantBench wrote it.
+        RunFolderError: it is no run folder, cannot be read, or a newer QuantBench wrote it.
     """
-    try:
-        manifest = read_manifest(path)
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror or error}") from error
-    if manifest is None:
-        what = "is no run folder" if path.exists() else "does not exist"
-        raise RunFolderError(f"{path} {what}; give the folder that `qb run` wrote (its --out)")
+    folder = open_folder(place)
+    with _explained(folder):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            what = "is no run folder" if folder.exists() else "does not exist"
+            raise RunFolderError(
+                f"{folder} {what}; give the folder that `qb run` wrote (its --out)"
+            )
     problems: list[str] = []
-    results = read_table(path, "results", problems)
-    layers = read_table(path, "layers", problems)
+    results = read_table(folder, "results", problems)
+    layers = read_table(folder, "layers", problems)
     return StoredRun(
-        path,
+        folder,
         manifest.sweep,
         manifest.spec_digest,
         manifest.planned_cells,
@@ -66,44 +69,85 @@ def read_run(path: Path) -> StoredRun:
     )
 
 
-def read_results(path: Path) -> pd.DataFrame:
+def read_results(place: str | Path) -> pd.DataFrame:
     """Read the table ``results`` of a run folder, one row a cell.
 
     Raises:
-        RunFolderError: it is no run folder, or a newer QuantBench wrote it.
+        RunFolderError: it is no run folder, cannot be read, or a newer QuantBench wrote it.
     """
-    return read_run(path).results
+    return read_run(place).results
 
 
-def read_predictions(path: Path, cell_ids: Collection[str]) -> dict[str, pa.Table]:
+def read_predictions(folder: Folder, cell_ids: Collection[str]) -> dict[str, pa.Table]:
     """Read what cells predicted, in evaluation order.
 
     Args:
-        path: the run folder.
+        folder: the run folder.
         cell_ids: which cells.
 
     Returns:
         By cell id, for those that have predictions: ``example_id`` and ``predicted``, which is
         null where outputs are no class scores.
+
+    Raises:
+        RunFolderError: it cannot be read.
     """
-    found: dict[str, pa.Table] = {}
-    for part in read_parts(path, "predictions", [], ["cell_id", "example_id", "predicted"]):
-        ids = part["cell_id"].unique().to_pylist()
-        for cell_id in set(ids) & set(cell_ids):  # a later part is a stage that was run again
-            rows = part.filter(pc.field("cell_id") == cell_id)
-            found[cell_id] = rows.drop_columns(["cell_id"]).combine_chunks()
-    return found
+    wanted = pa.array(list(cell_ids), pa.string())
+
+    def read() -> dict[str, pa.Table]:
+        found: dict[str, pa.Table] = {}
+        columns = ["cell_id", "example_id", "predicted"]
+        for _, part in read_parts(folder, "predictions", [], columns):
+            rows = part.filter(pc.is_in(part["cell_id"], wanted)).combine_chunks()
+            # A cell's rows lie together, in evaluation order; later ones were run again.
+            for cell_id, start, end in _runs(rows["cell_id"]):
+                found[cell_id] = rows.slice(start, end - start).drop_columns(["cell_id"])
+        return found
+
+    with _explained(folder):
+        return undisturbed(folder, read)
 
 
-def read_table(path: Path, table: TableName, problems: list[str]) -> pd.DataFrame:
+def read_table(folder: Folder, table: TableName, problems: list[str]) -> pd.DataFrame:
     """Read a table of a run folder as it is.
 
     Args:
-        path: the run folder.
+        folder: the run folder.
         table: which table.
         problems: gets a sentence for each file that is skipped.
+
+    Raises:
+        RunFolderError: it cannot be read.
     """
+
+    def read() -> tuple[list[pa.Table], list[str]]:
+        skipped: list[str] = []
+        return [rows for _, rows in read_parts(folder, table, skipped)], skipped
+
+    with _explained(folder):
+        parts, skipped = undisturbed(folder, read)
+    problems += skipped
     empty = SCHEMAS[table].empty_table().replace_schema_metadata(None)
-    parts = pa.concat_tables([empty, *read_parts(path, table, problems)])
-    frame: pd.DataFrame = parts.to_pandas(types_mapper=_NULLABLE.get)
+    frame: pd.DataFrame = pa.concat_tables([empty, *parts]).to_pandas(types_mapper=_NULLABLE.get)
     return frame
+
+
+def _runs(column: pa.ChunkedArray) -> Iterator[tuple[str, int, int]]:
+    """Give each run of equal values: value, first row, row after the last."""
+    offset = start = 0
+    for chunk in column.chunks:
+        runs = pc.run_end_encode(chunk)
+        values, ends = runs.values.to_pylist(), runs.run_ends.to_pylist()  # noqa: PD011 - of Arrow
+        for value, end in zip(values, ends, strict=True):
+            yield value, start, offset + end
+            start = offset + end
+        offset += len(chunk)
+
+
+@contextmanager
+def _explained(folder: Folder) -> Iterator[None]:
+    """Turn an error of the storage into one for the user."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFolderError(f"{folder} cannot be read: {error.strerror or error}") from error

@@ -1,172 +1,151 @@
-"""One row of the table ``results``: a cell, and what its stages found."""
+"""Rows of the table ``results``: cells, and what their stages found.
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+Built column by column: a sweep of no-op cells spends its time here, and a value costs a tenth of
+what it does row by row.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
-from qb_cluster.contracts import Cell, Outcome, Status
-from qb_cluster.store.tables import RESULTS
+from qb_cluster.contracts import Calibration, Cell, FinishedCell
+from qb_cluster.store.tables import RESULTS, SCHEMAS
 
 _FLOAT_BITS: Final = 32
-_TYPES: Final = {column.name: column.type for column in RESULTS}
+
+_OF_CELL: Final[Mapping[str, Callable[[Cell], Any]]] = {
+    "cell_id": lambda cell: cell.cell_id,
+    "sweep": lambda cell: cell.sweep,
+    "model": lambda cell: cell.model.label,
+    "dataset": lambda cell: cell.dataset.label,
+    "backend": lambda cell: cell.backend.label,
+    "device": lambda cell: cell.device.name,
+    "scheme": lambda cell: "float" if cell.scheme is None else cell.scheme.label,
+    "bits": lambda cell: "f32" if cell.bits is None else str(cell.bits),
+    "weight_bits": lambda cell: _FLOAT_BITS if cell.bits is None else cell.bits.weight,
+    "activation_bits": lambda cell: (cell.bits and cell.bits.activation) or _FLOAT_BITS,
+    "execution": lambda cell: cell.execution,
+    "baseline_cell_id": lambda cell: cell.baseline_cell_id,
+    "confidence": lambda cell: cell.measure.confidence,
+}
+"""Which cell it is."""
+_OF_FATE: Final[Mapping[str, Callable[[FinishedCell], Any]]] = {
+    "status": lambda ended: ended.status,
+    "error": lambda ended: _error(ended),
+    "traceback": lambda ended: _last(ended, "traceback"),
+    "story": lambda ended: ended.story,
+    "attempt": lambda ended: ended.attempt,
+    "started_at": lambda ended: ended.outcomes[0].started_at if ended.outcomes else None,
+    "finished_at": lambda ended: ended.finished_at or _last(ended, "finished_at"),
+    "env_id": lambda ended: next((o.env_id for o in reversed(ended.outcomes) if o.env_id), None),
+}
+"""How it ended."""
+_OF_SPEC: Final[Mapping[str, Callable[[Cell], Any]]] = {
+    "metric": lambda cell: cell.measure.metric.label,
+    "batch_size": lambda cell: cell.measure.batch_size,
+    "threads": lambda cell: cell.device.threads,
+    "simulator": lambda cell: None if cell.simulator is None else cell.simulator.label,
+    "calibration_samples": lambda cell: cell.calibration and cell.calibration.samples,
+    "calibration_seed": lambda cell: cell.calibration and cell.calibration.seed,
+    "calibration_observer": lambda cell: cell.calibration and cell.calibration.observer,
+    "calibration_percentile": lambda cell: cell.calibration and _percentile(cell.calibration),
+}
+"""What the spec asked for; a stage that knows better says so."""
+_DECIDED: Final = {*_OF_CELL, *_OF_FATE, "spec_digest"}
+_FREE: Final = frozenset(column.name for column in RESULTS if column.name not in _DECIDED)
+_WHOLE: Final = frozenset(
+    column.name for column in RESULTS if pa.types.is_integer(column.type) and column.name in _FREE
+)
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedCell:
-    """A cell that is done, for better or worse.
-
-    Attributes:
-        row: its row, from ``result_row`` or ``not_run_row``.
-        outcomes: the outcomes it was built from, for their predictions, samples and
-            environments; none for a cell that never ran.
-    """
-
-    row: Mapping[str, Any]
-    outcomes: tuple[Outcome, ...] = ()
-
-
-def result_row(
-    cell: Cell, outcomes: Sequence[Outcome], attempt: int, spec_digest: str
-) -> dict[str, Any]:
-    """Combine a cell with the outcomes of its stages.
+def results_table(finished: Sequence[FinishedCell], spec_digest: str) -> pa.Table:
+    """Make rows of the table ``results``, one a cell.
 
     A stage that failed decides the status; what earlier stages found stays in the row.
 
     Args:
-        cell: the cell.
-        outcomes: of its stages, in the order they ran, at least one.
-        attempt: how often the last stage was tried, from 1.
-        spec_digest: digest of the spec that asked for it.
-
-    Returns:
-        Every column of the table ``results``.
+        finished: the cells.
+        spec_digest: digest of the spec that asked for them.
 
     Raises:
         ValueError: a stage's ``values`` hold what is no column of the table, a column that is
             not a stage's to fill, or a value that does not fit its column.
     """
-    fate = next((outcome for outcome in reversed(outcomes) if outcome.status != "ok"), outcomes[-1])
-    error = fate.error
-    if fate.status != "ok" and fate.stage == "latency":
-        error = f"latency stage: {error}"
-    decided = _identity(cell, spec_digest) | {
-        "status": fate.status,
-        "error": error,
-        "traceback": fate.traceback,
-        "attempt": attempt,
-        "started_at": outcomes[0].started_at,
-        "finished_at": outcomes[-1].finished_at,
-        "env_id": next((o.env_id for o in reversed(outcomes) if o.env_id), None),
-    }
-    found: dict[str, Any] = {}
-    for outcome in outcomes:
-        for name, value in outcome.values.items():
-            if name not in _TYPES or name in decided:
-                raise ValueError(f"cell {cell.cell_id}: a stage has no column '{name}' to fill")
-            plain = _plain(cell, name, value)
-            if name == "notes" or plain is not None:
-                found[name] = plain
-    notes = [cell.reason, *(outcome.values.get("notes") for outcome in outcomes)]
-    return _blank() | _conditions(cell) | found | decided | {"notes": _joined(notes)}
+    cells = [ended.cell for ended in finished]
+    found = [_found(ended) for ended in finished]
+    columns = []
+    for field in SCHEMAS["results"]:
+        name: str = field.name
+        if of_cell := _OF_CELL.get(name):
+            values = [of_cell(cell) for cell in cells]
+        elif of_fate := _OF_FATE.get(name):
+            values = [of_fate(ended) for ended in finished]
+        elif name == "spec_digest":
+            values = [spec_digest] * len(cells)
+        elif name == "notes":
+            values = [_notes(ended) for ended in finished]
+        elif of_spec := _OF_SPEC.get(name):
+            values = [
+                row[name] if row.get(name) is not None else of_spec(cell)
+                for row, cell in zip(found, cells, strict=True)
+            ]
+        else:
+            values = [row.get(name) for row in found]
+        columns.append(_array(field, values, cells))
+    return pa.table(columns, schema=SCHEMAS["results"])
 
 
-def not_run_row(
-    cell: Cell,
-    status: Status,
-    error: str,
-    spec_digest: str,
-    *,
-    attempt: int = 0,
-    finished_at: datetime | None = None,
-) -> dict[str, Any]:
-    """Make the row of a cell without outcomes: unsupported, quarantined, or without a baseline.
-
-    Args:
-        cell: the cell.
-        status: anything but ok.
-        error: why.
-        spec_digest: digest of the spec that asked for it.
-        attempt: how often its last stage was tried.
-        finished_at: when it was given up.
-
-    Returns:
-        Every column of the table ``results``.
-    """
-    return (
-        _blank()
-        | _conditions(cell)
-        | _identity(cell, spec_digest)
-        | {
-            "status": status,
-            "error": error,
-            "notes": _joined([cell.reason]) if cell.reason != error else None,
-            "attempt": attempt,
-            "finished_at": finished_at,
-        }
-    )
+def _found(ended: FinishedCell) -> Mapping[str, Any]:
+    """Merge what the stages found: later ones overwrite, but not with nothing."""
+    merged: dict[str, Any] = {}
+    for outcome in ended.outcomes:
+        if not outcome.values.keys() <= _FREE:
+            alien = sorted(outcome.values.keys() - _FREE)
+            raise ValueError(
+                f"cell {ended.cell.cell_id}: a stage has no column '{alien[0]}' to fill"
+            )
+        merged.update(item for item in outcome.values.items() if item[1] is not None)
+    return merged
 
 
-def _blank() -> dict[str, Any]:
-    return dict.fromkeys(_TYPES)
-
-
-def _identity(cell: Cell, spec_digest: str) -> dict[str, Any]:
-    """Give the columns that say which cell it is; no stage may change them."""
-    activation_bits = None if cell.bits is None else cell.bits.activation
-    return {
-        "cell_id": cell.cell_id,
-        "sweep": cell.sweep,
-        "model": cell.model.label,
-        "dataset": cell.dataset.label,
-        "backend": cell.backend.label,
-        "device": cell.device.name,
-        "scheme": "float" if cell.scheme is None else cell.scheme.label,
-        "bits": "f32" if cell.bits is None else str(cell.bits),
-        "weight_bits": _FLOAT_BITS if cell.bits is None else cell.bits.weight,
-        "activation_bits": _FLOAT_BITS if activation_bits is None else activation_bits,
-        "execution": cell.execution,
-        "baseline_cell_id": cell.baseline_cell_id,
-        "confidence": cell.measure.confidence,
-        "spec_digest": spec_digest,
-    }
-
-
-def _conditions(cell: Cell) -> dict[str, Any]:
-    """Give what the spec asked for; a stage that knows better says so."""
-    calibration = cell.calibration
-    return {
-        "metric": cell.measure.metric.label,
-        "batch_size": cell.measure.batch_size,
-        "threads": cell.device.threads,
-        "calibration_samples": None if calibration is None else calibration.samples,
-        "calibration_seed": None if calibration is None else calibration.seed,
-        "calibration_observer": None if calibration is None else calibration.observer,
-        "calibration_percentile": (
-            calibration.percentile
-            if calibration is not None and calibration.observer == "percentile"
-            else None
-        ),
-        "simulator": None if cell.simulator is None else cell.simulator.label,
-    }
-
-
-def _plain(cell: Cell, name: str, value: Any) -> Any:
-    """Turn a value into the plain Python value of its column's type; NaN is null."""
-    if value is None:
-        return None
+def _array(field: pa.Field, values: list[Any], cells: Sequence[Cell]) -> pa.Array:
+    if field.name in _WHOLE:
+        # Arrow cuts a fraction off without a word.
+        for value, cell in zip(values, cells, strict=True):
+            is_whole = getattr(value, "is_integer", None)
+            if is_whole is not None and not is_whole():
+                raise ValueError(
+                    f"cell {cell.cell_id}: column '{field.name}' takes whole numbers, not {value}"
+                )
     try:
-        plain = pa.scalar(value, type=_TYPES[name]).as_py()
-    except (pa.ArrowException, OverflowError) as error:
-        raise ValueError(f"cell {cell.cell_id}: column '{name}': {error}") from error
-    if isinstance(plain, int) and plain != value:  # Arrow cuts the fraction off without a word
-        raise ValueError(f"cell {cell.cell_id}: column '{name}' takes whole numbers, not {value}")
-    return None if isinstance(plain, float) and math.isnan(plain) else plain
+        return pa.array(values, field.type, from_pandas=True)  # NaN is null
+    except (pa.ArrowException, OverflowError):
+        for value, cell in zip(values, cells, strict=True):
+            try:
+                pa.array([value], field.type)
+            except (pa.ArrowException, OverflowError) as error:
+                raise ValueError(f"cell {cell.cell_id}: column '{field.name}': {error}") from error
+        raise
 
 
-def _joined(notes: Sequence[str | None]) -> str | None:
-    """Join what there is, each once, in order."""
+def _last(ended: FinishedCell, name: str) -> Any:
+    return getattr(ended.outcomes[-1], name) if ended.outcomes else None
+
+
+def _error(ended: FinishedCell) -> str | None:
+    last = ended.outcomes[-1] if ended.outcomes else None
+    if last is not None and last.stage == "latency" and last.status != "ok":
+        return f"latency stage: {ended.error}"
+    return ended.error
+
+
+def _percentile(calibration: Calibration) -> float | None:
+    return calibration.percentile if calibration.observer == "percentile" else None
+
+
+def _notes(ended: FinishedCell) -> str | None:
+    """Join what there is, each once, in order; a reason that is the error is said there."""
+    reason = ended.cell.reason if ended.cell.reason != ended.error else ""
+    notes = [reason, *(outcome.values.get("notes") for outcome in ended.outcomes)]
     return "; ".join(dict.fromkeys(note for note in notes if note)) or None

@@ -1,7 +1,7 @@
 """The run folder: what has finished is on disk, once, whatever is killed and when.
 
-Everything goes down in group commits. A commit has an id that sorts by time; its parts carry it
-as their name, and the last of them, the *marker*, makes the commit true:
+Everything goes down in group commits. A commit has a time; its parts carry it in their names,
+and the last of them, the *marker*, makes the commit true:
 
 =========  ============================  ===========
 commit of  parts                         marker
@@ -10,14 +10,17 @@ stages     predictions, layers           ``stages``
 cells      predictions, layers, samples  ``results``
 =========  ============================  ===========
 
-Parts without their marker belong to a commit that never happened; opening the folder deletes
-them. So parts are not to be renamed or merged by hand while the run may still be resumed.
+Commits follow one another, so parts later than the last marker belong to a commit that never
+happened; opening the folder deletes them.
+
+A cell that has a row gets another when its content has changed: the marker then comes in exchange
+for the parts with the old row. The old rows of other tables go after the marker; a note in
+``.pending``, put before it, names them, so that the next driver takes them away if this one cannot.
 """
 
-import re
-import shutil
+import json
+import sys
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -26,45 +29,58 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import pyarrow as pa
-from filelock import FileLock
 
 from qb_cluster import __version__
-from qb_cluster.contracts import Outcome
+from qb_cluster.contracts import FinishedCell, Outcome
 from qb_cluster.errors import RunFolderError
+from qb_cluster.storage import Folder, Lock, open_folder
 from qb_cluster.store import journal, long_tables
 from qb_cluster.store.journal import JournalEntry
-from qb_cluster.store.lock import HOLDER, LOCK_FILES, lock
-from qb_cluster.store.manifest import MANIFEST_ASIDE, Manifest, read_manifest, write_manifest
-from qb_cluster.store.parts import ASIDE, entries, make_table, part_path, read_parts, write_part
-from qb_cluster.store.rows import FinishedCell
+from qb_cluster.store.manifest import Manifest, read_manifest, write_manifest
+from qb_cluster.store.merging import MANY, MANY_AT_THE_END
+from qb_cluster.store.open_table import OpenTable
+from qb_cluster.store.parts import new_name, read_parts
+from qb_cluster.store.rows import results_table
 from qb_cluster.store.tables import SCHEMA_VERSION, SCHEMAS, TABLES, TableName
 
-_PART: Final = re.compile(r"(\d{20})-[0-9a-f]{8}\.parquet")
-_COLUMNS_ONLY: Final = "columns"
-"""A part without rows in each table: readers see its columns before anything has finished."""
+_MARKERS: Final[tuple[TableName, ...]] = ("stages", "results")
+_LONG: Final[tuple[TableName, ...]] = ("predictions", "layers", "samples")
+_KEYED: Final[tuple[TableName, ...]] = ("environments", "sweeps")
+_PENDING: Final = ".pending"
+
+_Gone = Mapping[TableName, Sequence[str]]
+"""By table, the cells whose older rows a commit takes away."""
 
 
 class RunFolder:
     """An open run folder. One driver has it at a time; its methods are called from one thread.
 
     Attributes:
-        path: the folder.
+        place: where it is, as text that ``open_folder`` understands in any process.
         problems: one sentence for each file in a table's folder that is no part of ours, or is
             damaged. Such files are skipped, and cells that were in them run again.
     """
 
-    def __init__(self, path: Path, held: FileLock) -> None:
-        self.path = path
+    def __init__(self, folder: Folder, held: Lock, spec_digest: str) -> None:
+        self.place = folder.place
         self.problems: list[str] = []
+        self._folder = folder
         self._held = held
+        self._spec_digest = spec_digest
+        self._tables = {table: OpenTable(folder, table) for table in TABLES}
+        self._keys: dict[TableName, set[str]] = {}
         self._finished: dict[str, str] = {}  # status by cell id
-        self._journaled: set[tuple[str, datetime]] = set()  # cell id, start of the stage
+        self._content_keys: dict[str, str] = {}  # by cell id
+        self._journaled: dict[str, datetime] = {}  # start of the stage by cell id
+        self._strays: frozenset[str] = frozenset()  # cells with rows in tables, but with no marker
         self._last_stamp = 0
+        self._failed: int | None = None  # time of a commit that could not be taken back yet
+        self._pending: dict[int, _Gone] = {}  # by time of the commit, what it has still to drop
 
     @classmethod
     def open(
         cls,
-        path: Path,
+        place: str | Path,
         *,
         sweep: str,
         spec_text: str,
@@ -74,7 +90,7 @@ class RunFolder:
         """Make a run folder, or open one to resume it or to grow its sweep.
 
         Args:
-            path: the folder; parents are made too.
+            place: a path, whose parents are made too, or the URL of an object store.
             sweep: name of the sweep; a folder belongs to one.
             spec_text: the spec, for the record.
             spec_digest: its digest, for the record.
@@ -84,23 +100,35 @@ class RunFolder:
             RunFolderError: it is no folder, cannot be written, holds something else, belongs to
                 another sweep, is in use, or was written by another version of QuantBench.
         """
-        with _explained(f"{path} cannot be used as a run folder", "choose another --out"):
-            _check(path, sweep)  # before anything is made in what may be somebody else's
-            path.mkdir(parents=True, exist_ok=True)
-            run = cls(path, lock(path))
+        folder = open_folder(place)
+        with _explained(f"{folder} cannot be used as a run folder", "choose another --out"):
+            _check(folder, sweep)  # before anything is made in what may be somebody else's
+            run = cls(folder, folder.lock(), spec_digest)
             try:
-                _check(path, sweep)  # another driver may have made it meanwhile
-                write_manifest(path, Manifest(SCHEMA_VERSION, sweep, spec_digest, planned_cells))
+                _check(folder, sweep)  # another driver may have made it meanwhile
+                write_manifest(folder, Manifest(SCHEMA_VERSION, sweep, spec_digest, planned_cells))
                 run._prepare()
                 run._record_spec(sweep, spec_text, spec_digest)
             except BaseException:
-                run.close()
+                run._held.release()
                 raise
         return run
+
+    @property
+    def artifacts(self) -> str:
+        """The place of artifacts and outputs, as text that any process understands."""
+        return self._folder.folder("artifacts").place
 
     def finished(self) -> dict[str, str]:
         """Give the status of every cell that has a row, by cell id."""
         return dict(self._finished)
+
+    def content_keys(self) -> dict[str, str]:
+        """Give the content key of every cell that had a row when the folder was opened, by cell id.
+
+        Rows without one are left out.
+        """
+        return dict(self._content_keys)
 
     def stage_outcomes(self) -> dict[str, JournalEntry]:
         """Read the journal: the latest quality outcome of each cell that has one, by cell id.
@@ -109,48 +137,96 @@ class RunFolder:
         """
         found = (
             journal.from_row(row)
-            for part in read_parts(self.path, "stages", [])
-            for row in part.to_pylist()
+            for _, rows in read_parts(self._folder, "stages", [])
+            for row in rows.to_pylist()
         )
         return {entry.outcome.cell_id: entry for entry in found}
 
     def commit_stages(self, finished: Sequence[JournalEntry]) -> None:
         """Journal quality stages, with their predictions and layers, all or none.
 
+        An entry takes the place of an older one of the cell, and its predictions and layers that
+        of the older ones.
+
         Raises:
             RunFolderError: the disk is full or fails. Nothing committed earlier is lost.
             ValueError: an outcome is not that of a quality stage that ended ok.
         """
-        rows = [journal.to_row(entry) for entry in finished]
-        outcomes = [entry.outcome for entry in finished]
-        self._commit("stages", rows, self._fresh(outcomes), outcomes)
+        latest = {
+            entry.outcome.cell_id: entry
+            for entry in finished
+            if self._journaled.get(entry.outcome.cell_id) != entry.outcome.started_at
+        }
+        rows = [journal.to_row(entry) for entry in latest.values()]
+        outcomes = [entry.outcome for entry in latest.values()]
+        again = [cell_id for cell_id in latest if self._has_rows(cell_id)]
+        self._commit(
+            "stages",
+            _table("stages", rows),
+            {
+                "predictions": long_tables.predictions(outcomes),
+                "layers": long_tables.layers(outcomes),
+            },
+            {"stages": again, "predictions": again, "layers": again},
+            outcomes,
+        )
         self._journaled.update((outcome.cell_id, outcome.started_at) for outcome in outcomes)
 
     def commit_cells(self, finished: Sequence[FinishedCell]) -> None:
         """Write the rows of finished cells, with all that belongs to them, all or none.
 
+        A row takes the place of an older one of the cell, with all that belonged to that.
+
         Raises:
             RunFolderError: the disk is full or fails. Nothing committed earlier is lost.
-            ValueError: a cell has a row already.
+            ValueError: a cell is there twice, or a stage has found what does not fit the table.
         """
-        cell_ids = [cell.row["cell_id"] for cell in finished]
-        twice = self._finished.keys() & set(cell_ids)
-        if twice or len(set(cell_ids)) < len(cell_ids):
-            raise ValueError(f"cells have a row already: {sorted(twice) or cell_ids}")
-        outcomes = [outcome for cell in finished for outcome in cell.outcomes]
-        parts = self._fresh(outcomes)
-        if any(outcome.samples for outcome in outcomes):
-            parts["samples"] = long_tables.samples(
-                [(outcome, cell.row["attempt"]) for cell in finished for outcome in cell.outcomes]
-            )
-        self._commit("results", [cell.row for cell in finished], parts, outcomes)
-        self._finished.update((cell.row["cell_id"], cell.row["status"]) for cell in finished)
+        ids = [ended.cell.cell_id for ended in finished]
+        if len(set(ids)) < len(ids):
+            twice = sorted({cell_id for cell_id in ids if ids.count(cell_id) > 1})
+            raise ValueError(f"cells have two rows in one commit: {twice}")
+        fresh = [
+            outcome
+            for ended in finished
+            for outcome in ended.outcomes
+            if self._journaled.get(outcome.cell_id) != outcome.started_at
+        ]
+        outcomes = [outcome for ended in finished for outcome in ended.outcomes]
+        again = [cell_id for cell_id in ids if self._has_rows(cell_id)]
+        journaled = {
+            outcome.cell_id
+            for outcome in outcomes
+            if self._journaled.get(outcome.cell_id) == outcome.started_at
+        }
+        stale = [cell_id for cell_id in again if cell_id not in journaled]
+        self._commit(
+            "results",
+            results_table(finished, self._spec_digest),
+            {
+                "predictions": long_tables.predictions(fresh),
+                "layers": long_tables.layers(fresh),
+                "samples": long_tables.samples(
+                    [(outcome, ended.attempt) for ended in finished for outcome in ended.outcomes]
+                ),
+            },
+            {
+                "results": again,
+                "samples": again,
+                "predictions": stale,
+                "layers": stale,
+                "stages": stale,
+            },
+            outcomes,
+        )
+        self._finished.update((ended.cell.cell_id, ended.status) for ended in finished)
+        for cell_id in stale:
+            self._journaled.pop(cell_id, None)
 
     def close(self) -> None:
-        """Let go of the folder."""
-        if self._held.is_locked:
-            with suppress(OSError):
-                (self.path / HOLDER).unlink(missing_ok=True)
+        """Put small parts together, and let go of the folder."""
+        try:
+            self._merge(TABLES, MANY_AT_THE_END)
+        finally:
             self._held.release()
 
     def __enter__(self) -> Self:
@@ -164,30 +240,56 @@ class RunFolder:
         traceback: TracebackType | None,
     ) -> None:
         """Let go of the folder."""
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._held.release()
 
     def _prepare(self) -> None:
-        """Make what is missing, delete what never happened, read what is there."""
-        (self.path / ASIDE).mkdir(exist_ok=True)
-        _delete_leftovers(self.path)
-        for table in TABLES:
-            make_table(self.path, table, _COLUMNS_ONLY)
-        for part in self._read("results", ["cell_id", "status"]):
-            cell_ids, statuses = (column.to_pylist() for column in part.columns)
-            self._finished.update(zip(cell_ids, statuses, strict=True))
-        for part in self._read("stages", ["cell_id", "started_at"]):
-            cell_ids, starts = (column.to_pylist() for column in part.columns)
-            self._journaled.update(zip(cell_ids, starts, strict=True))
-        for table in TABLES:
-            if table not in {"results", "stages"}:
-                list(self._read(table, []))
-            stamps = (_PART.fullmatch(path.name) for path in entries(self.path, table))
-            self._last_stamp = max(
-                [self._last_stamp, *(int(match[1]) for match in stamps if match)]
-            )
+        """Finish what was begun, delete what never happened, and read the rest."""
+        self._folder.tidy()
+        happened = set[int]().union(*(self._tables[marker].stamps() for marker in _MARKERS))
+        for name, table in self._tables.items():
+            self._last_stamp = max([self._last_stamp, *table.stamps()])
+            table.clear(after=max(happened, default=0) if name in _LONG else None)
+        self._read_markers()
+        self._read_others()
+        for note in self._folder.names(_PENDING):
+            stamp = int(note.removesuffix(".json"))
+            if stamp in happened:
+                self._pending[stamp] = json.loads(self._folder.read(f"{_PENDING}/{note}"))
+            else:
+                self._folder.delete(f"{_PENDING}/{note}")
+        self._settle()
+
+    def _read_markers(self) -> None:
+        for rows in self._read("results", ["cell_id", "status", "content_key"]):
+            ids, statuses, keys = (column.to_pylist() for column in rows.columns)
+            self._finished.update(zip(ids, map(sys.intern, statuses), strict=True))
+            found = zip(ids, keys, strict=True)
+            self._content_keys.update((cell_id, key) for cell_id, key in found if key is not None)
+        for rows in self._read("stages", ["cell_id", "started_at"]):
+            ids, starts = (column.to_pylist() for column in rows.columns)
+            self._journaled.update(zip(ids, starts, strict=True))
+
+    def _read_others(self) -> None:
+        # A damaged marker hides cells that have rows in other tables.
+        columns = ["cell_id"] if self.problems else []
+        strays = set[str]()
+        for table in _LONG:
+            for rows in self._read(table, columns):
+                strays.update(rows["cell_id"].unique().to_pylist() if columns else ())
+        self._strays = frozenset(strays - self._finished.keys() - self._journaled.keys())
+        for table in _KEYED:
+            list(self._read(table, []))
+            names = self._folder.names(table)
+            self._keys[table] = {name.removesuffix(".parquet") for name in names}
 
     def _read(self, table: TableName, columns: Sequence[str]) -> Iterator[pa.Table]:
-        return read_parts(self.path, table, self.problems, columns)
+        return self._tables[table].read(columns, self.problems)
+
+    def _has_rows(self, cell_id: str) -> bool:
+        return cell_id in self._finished or cell_id in self._journaled or cell_id in self._strays
 
     def _record_spec(self, sweep: str, spec_text: str, spec_digest: str) -> None:
         self._write_once(
@@ -203,117 +305,125 @@ class RunFolder:
         )
 
     def _write_once(self, table: TableName, key: str, row: Mapping[str, Any]) -> None:
-        """Write a part of one row that is named by its key, unless it is there."""
-        if not part_path(self.path, table, key).exists():
-            write_part(self.path, table, key, _table(table, [row]))
-
-    def _fresh(self, outcomes: Sequence[Outcome]) -> dict[TableName, pa.Table]:
-        """Collect the predictions and layers that are not on disk yet."""
-        fresh = [
-            outcome
-            for outcome in outcomes
-            if outcome.cell_id not in self._finished
-            and (outcome.cell_id, outcome.started_at) not in self._journaled
-        ]
-        parts: dict[TableName, pa.Table] = {
-            "predictions": long_tables.predictions(fresh),
-            "layers": long_tables.layers(fresh),
-        }
-        return {table: data for table, data in parts.items() if len(data)}
+        """Write a part of one row that is named by its key."""
+        if key not in self._keys[table]:
+            self._tables[table].put(f"{key}.parquet", _table(table, [row]))
+            self._keys[table].add(key)
 
     def _commit(
         self,
         marker: TableName,
-        rows: Sequence[Mapping[str, Any]],
-        parts: dict[TableName, pa.Table],
+        rows: pa.Table,
+        parts: Mapping[TableName, pa.Table],
+        gone: _Gone,
         outcomes: Sequence[Outcome],
     ) -> None:
-        if not rows:
+        if not len(rows):
             return
-        parts = {**parts, marker: _table(marker, rows)}  # the marker comes last
-        self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
-        commit = f"{self._last_stamp:020d}-{uuid.uuid4().hex[:8]}"
+        self._held.check()
         with _explained(
-            f"{self.path}: {len(rows)} finished {marker} cannot be written",
+            f"{self._folder}: {len(rows)} finished {marker} cannot be written",
             "nothing written earlier is lost: make room or repair the disk, then run the same "
             "command again",
         ):
+            self._settle()
+            stamp = self._last_stamp = max(time.time_ns(), self._last_stamp + 1)
             for outcome in outcomes:
-                if outcome.env_id:
+                if outcome.env_id and outcome.env_id not in self._keys["environments"]:
                     row = long_tables.environment(outcome)
                     self._write_once("environments", outcome.env_id, row)
+            after = {table: ids for table, ids in gone.items() if ids and table != marker}
             try:
+                if after:
+                    self._folder.put(_note(stamp), json.dumps(after).encode())
                 for table, data in parts.items():
-                    write_part(self.path, table, commit, data)
+                    if len(data):
+                        self._tables[table].put(new_name(stamp), data)
+                if gone[marker]:
+                    self._tables[marker].put_instead(stamp, rows, gone[marker])
+                else:
+                    self._tables[marker].put(new_name(stamp), rows)
             except BaseException:
-                self._undo(commit, list(parts))
+                self._failed = stamp
+                with suppress(OSError):  # then before the next commit, or when it is next opened
+                    self._undo()
                 raise
+            if after:
+                self._pending[stamp] = after
+                self._settle()
+        self._merge((*parts, marker), MANY)
 
-    def _undo(self, commit: str, tables: Sequence[TableName]) -> None:
+    def _settle(self) -> None:
+        """Take back what failed, and finish what was committed but for its old rows."""
+        self._undo()
+        for stamp, gone in list(self._pending.items()):
+            for table, cell_ids in gone.items():
+                self._tables[table].drop(cell_ids, before=stamp)
+            self._folder.delete(_note(stamp))
+            del self._pending[stamp]
+
+    def _undo(self) -> None:
         """Take back a commit that failed, the marker first: it never stands without its parts."""
-        with suppress(OSError):  # what cannot be deleted now goes when the folder is next opened
-            for table in reversed(tables):
-                part_path(self.path, table, commit).unlink(missing_ok=True)
+        if self._failed is None:
+            return
+        for table in (*_MARKERS, *_LONG):
+            self._tables[table].undo(self._failed)
+        self._folder.delete(_note(self._failed))
+        self._failed = None
+
+    def _merge(self, tables: Sequence[TableName], many: int) -> None:
+        """Put small parts together, where that can be done; rows are safe either way."""
+        if self._pending or self._failed is not None:
+            return
+        for table in tables:
+            if table not in _KEYED:
+                with suppress(OSError, pa.ArrowException):
+                    self._tables[table].merge(many)
+
+
+def _note(stamp: int) -> str:
+    return f"{_PENDING}/{stamp:020d}.json"
 
 
 def _table(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMAS[table])
 
 
-def _check(path: Path, sweep: str) -> None:
+def _check(folder: Folder, sweep: str) -> None:
     """Refuse what is not ours.
 
     Raises:
-        RunFolderError: the path is a file, or a folder that holds something else.
+        RunFolderError: it is a file, or a folder that holds something else.
         OSError: it cannot be read.
     """
-    if path.exists() and not path.is_dir():
-        raise RunFolderError(f"{path} is a file; choose another --out")
-    manifest = read_manifest(path)
+    try:
+        names = folder.names()
+    except NotADirectoryError as error:
+        raise RunFolderError(f"{folder} is a file, or in one; choose another --out") from error
+    manifest = read_manifest(folder)
     if manifest is None:
-        # A run that was killed while it made the folder has left no more than these.
-        begun = {*LOCK_FILES, MANIFEST_ASIDE}
-        names = sorted(e.name for e in path.iterdir()) if path.exists() else []
-        others = [name for name in names if name not in begun]
-        if others:
-            shown = ", ".join(others[:3]) + (", …" if len(others) > 3 else "")
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
             raise RunFolderError(
-                f"{path} is no run folder and not empty ({shown}); choose another --out"
+                f"{folder} is no run folder and not empty ({shown}); choose another --out"
             )
     elif manifest.schema_version < SCHEMA_VERSION:
         raise RunFolderError(
-            f"{path} has the older layout {manifest.schema_version}, which can be reported on but "
-            "not added to; choose another --out"
+            f"{folder} has the older layout {manifest.schema_version}, which can be reported on "
+            "but not added to; choose another --out"
         )
     elif manifest.sweep != sweep:
         raise RunFolderError(
-            f"{path} belongs to the sweep '{manifest.sweep}', not '{sweep}'; choose another "
+            f"{folder} belongs to the sweep '{manifest.sweep}', not '{sweep}'; choose another "
             f"--out, or give the spec its name back"
         )
 
 
-def _delete_leftovers(run: Path) -> None:
-    """Delete what a killed driver had begun: files written aside, and parts without a marker."""
-    shutil.rmtree(run / ASIDE)
-    (run / ASIDE).mkdir()
-    results = {path.name for path in entries(run, "results")}
-    stages = {path.name for path in entries(run, "stages")}
-    markers: dict[TableName, set[str]] = {
-        "predictions": stages | results,
-        "layers": stages | results,
-        "samples": results,
-    }
-    for table, known in markers.items():
-        for path in entries(run, table):
-            if _PART.fullmatch(path.name) and path.name not in known:
-                path.unlink()
-
-
 @contextmanager
 def _explained(what: str, advice: str) -> Iterator[None]:
-    """Turn an error of the file system into one for the user."""
+    """Turn an error of the storage into one for the user."""
     try:
         yield
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise RunFolderError(f"{what}: {reason}; {advice}") from error

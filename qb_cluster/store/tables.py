@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 TableName = Literal[
     "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
@@ -51,7 +51,8 @@ RESULTS: Final = (
     Column("execution", _TEXT, "`native` or `simulated`; null where no backend can"),
     Column("status", _TEXT, "`ok`, or the way in which the cell failed"),
     Column("error", _TEXT, "why it is not ok, in a sentence or two"),
-    Column("traceback", _TEXT, "the whole story of the error"),
+    Column("traceback", _TEXT, "the Python traceback of the error"),
+    Column("story", _TEXT, "attempts that never came back: when, where, what, last log lines"),
     Column("baseline_cell_id", _TEXT, "the float cell it is compared with; its own for a baseline"),
     Column("metric", _TEXT, "label of the metric; higher is better"),
     Column("value", _REAL, "the metric of this cell, in the metric's unit"),
@@ -104,6 +105,8 @@ RESULTS: Final = (
     Column("attempt", _INT, "how often its last stage was tried; 0 where none was"),
     Column("started_at", _TIME, "start of the first stage"),
     Column("finished_at", _TIME, "end of the last stage"),
+    Column("reused", _TEXT, "what its stages found ready, such as `model,dataset,baseline`"),
+    Column("content_key", _TEXT, "hash of all that can change its numbers, once loaded"),
     Column("env_id", _TEXT, "key into `environments`"),
     Column("spec_digest", _TEXT, "key into `sweeps`"),
 )

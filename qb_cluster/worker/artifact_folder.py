@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts import Artifact, ArtifactRef
 from qb_cluster.errors import CellError
+from qb_cluster.storage import Folder, open_folder
 
 
 class ArtifactFolder:
@@ -21,11 +20,11 @@ class ArtifactFolder:
     and whoever writes the same content writes the same file.
 
     Args:
-        path: the folder; made on the first write.
+        place: a folder, or a path or URL of one; made on the first write.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Folder | str | Path) -> None:
+        self._folder = open_folder(place) if isinstance(place, str | Path) else place
 
     def put(self, artifact: Artifact) -> ArtifactRef:
         """Keep an artifact."""
@@ -55,43 +54,42 @@ class ArtifactFolder:
 
     def put_twin(self, name: str, outputs: NDArray[np.float32]) -> None:
         """Keep the outputs of a simulated twin under the name of what decides them."""
-        self._write_to(self._twin(name), _npy(outputs))
+        self._write_to(_twin(name), _npy(outputs))
 
     def get_twin(self, name: str) -> NDArray[Any] | None:
         """Read a twin's outputs; ``None`` where they are not kept."""
         try:
-            outputs: NDArray[Any] = np.load(self._twin(name), allow_pickle=False)
-        except (OSError, ValueError):  # not there, or cut short: it is computed again
+            kept = io.BytesIO(self._folder.read(_twin(name)))
+            outputs: NDArray[Any] = np.load(kept, allow_pickle=False)
+        except (OSError, ValueError, EOFError):  # not there, or cut short: it is computed again
             return None
         return outputs
 
-    def _twin(self, name: str) -> Path:
-        return self.path / f"twin-{name}.npy"
-
     def _write(self, data: bytes, ending: str) -> str:
         digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-        self._write_to(self.path / f"{digest}.{ending}", data)
+        self._write_to(f"{digest}.{ending}", data)
         return digest
 
-    def _write_to(self, target: Path, data: bytes) -> None:
-        if target.exists() and target.stat().st_size == len(data):
-            return
-        self.path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.path, prefix=".tmp-", delete=False) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(file.name).replace(target)
+    def _write_to(self, name: str, data: bytes) -> None:
+        if self._folder.size(name) != len(data):
+            self._folder.replace(name, data)
 
     def _read(self, digest: str, ending: str) -> bytes:
-        target = self.path / f"{digest}.{ending}"
+        name = f"{digest}.{ending}"
         try:
-            data = target.read_bytes()
+            data = self._folder.read(name)
         except OSError as error:
-            raise CellError(f"{target} cannot be read: {error.strerror}") from error
+            why = error.strerror or error
+            raise CellError(f"{self._folder}/{name} cannot be read: {why}") from error
         if hashlib.blake2b(data, digest_size=16).hexdigest() != digest:
-            raise CellError(f"{target} is damaged: its content no longer has its digest")
+            raise CellError(
+                f"{self._folder}/{name} is damaged: its content no longer has its digest"
+            )
         return data
+
+
+def _twin(name: str) -> str:
+    return f"twin-{name}.npy"
 
 
 def _npy(array: NDArray[np.float32]) -> bytes:

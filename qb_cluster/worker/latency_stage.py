@@ -3,9 +3,11 @@
 import time
 from typing import Any
 
+from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import Executable, Task
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes.cores import normal_niceness, pinned
+from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.nodes.load import BUSY_CORES, Load
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.stage import Loaded, StageResult
@@ -63,6 +65,9 @@ def run_latency(
         "niceness": niceness,
         "foreign_cores": foreign,
     }
+    if task.baseline.content is not None:
+        scheme = scheme_digest(task.cell.scheme)
+        values["content_key"] = cell_key(task.cell, task.baseline.content, scheme, fingerprint())
     return StageResult(samples=result.blocks)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.catalog import plugins
-from qb_cluster.catalog.model import model_kind
+from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import (
-    Artifact,
     ArtifactRef,
     Calibration,
     Cell,
@@ -29,7 +28,9 @@ from qb_cluster.errors import (
 from qb_cluster.evaluation import comparison, inference, kernel
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.nodes.cores import pinned
+from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.preparation import Preparation, Prepared
 from qb_cluster.worker.reference import simulated_outputs, twin_name
 from qb_cluster.worker.stage import Loaded, StageResult
 
@@ -37,7 +38,11 @@ MOST_KEPT_BYTES = 16 * 2**20  # of a quantized cell's outputs; a baseline's are 
 
 
 def run_quality(
-    task: Task, loaded: Loaded, artifacts: ArtifactFolder, values: dict[str, Any]
+    task: Task,
+    loaded: Loaded,
+    artifacts: ArtifactFolder,
+    cache: ArtifactCache,
+    values: dict[str, Any],
 ) -> StageResult:
     """Prepare and evaluate a cell.
 
@@ -45,6 +50,7 @@ def run_quality(
         task: the quality stage of a cell.
         loaded: what the cell names.
         artifacts: where the artifact goes and the baseline's come from.
+        cache: artifacts of other sweeps.
         values: filled with columns of the row as they become known, so that a failure later
             on keeps what was found before it.
 
@@ -55,10 +61,14 @@ def run_quality(
     with pinned(task.cores):
         values["threads"] = cell.device.threads
         values["affinity"] = ",".join(str(core) for core in task.cores)
-        started = time.perf_counter_ns()
-        artifact = _prepare(task, loaded, artifacts)
+        known = loaded.content() if task.baseline is None else task.baseline.content
+        if known is not None:
+            values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
+        content = known or loaded.content()
+        preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
+        prepared = _prepared(task, preparation, artifacts)
+        artifact, values["prepare_ns"] = prepared.artifact, prepared.prepare_ns
         ref = artifacts.put(artifact)
-        values["prepare_ns"] = time.perf_counter_ns() - started
         _state_facts(cell, ref, task.baseline, values)
         started = time.perf_counter_ns()
         executable = loaded.backend.open(artifact, loaded.model, cell.device.threads)
@@ -73,7 +83,7 @@ def run_quality(
             compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
         else:
             baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
-            outputs = _quantized_outputs(task.cell, run, baseline, loaded, artifacts, values)
+            outputs = _quantized_outputs(cell, run, baseline, preparation, artifacts, values)
             compared = comparison.compare(
                 metric, baseline, outputs, dataset.targets, measure.confidence
             )
@@ -88,27 +98,25 @@ def run_quality(
         "batch_size": measure.batch_size,
     }
     return StageResult(
-        QualityResult(ref, digest),
-        comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
+        QualityResult(ref, digest, known if cell.is_baseline else None),
+        predictions=comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
         layers=layers,
     )
 
 
-def _prepare(task: Task, loaded: Loaded, artifacts: ArtifactFolder) -> Artifact:
-    cell = task.cell
+def _prepared(task: Task, preparation: Preparation, artifacts: ArtifactFolder) -> Prepared:
+    cell, loaded = task.cell, preparation.loaded
     if task.baseline is None:
-        kind = model_kind(loaded.model())
-        if kind not in loaded.backend.takes:
-            raise UnsupportedError(
-                f"{cell.backend.label} takes models of kind {', '.join(loaded.backend.takes)}; "
-                f"'{cell.model.label}' is of kind {kind}"
-            )
-        return loaded.backend.convert(loaded.model, loaded.dataset.example())
-    quantization, calibration = _asked(cell), None
-    if cell.calibration is not None:
-        calibration = loaded.dataset.calibration_sample(cell.calibration)
-    baseline = artifacts.get(task.baseline.artifact)
-    return loaded.backend.quantize(loaded.model, baseline, quantization, calibration)
+        prepared = preparation.convert()
+    elif cell.execution is None:
+        raise ValueError(f"cell {cell.cell_id} asks for no quantization")
+    else:
+        loaded.reused.add("baseline")
+        baseline = artifacts.get(task.baseline.artifact)
+        prepared = preparation.quantize(cell, baseline, cell.execution)
+    if prepared.is_reused:
+        loaded.reused.add("artifact")
+    return prepared
 
 
 def _asked(cell: Cell) -> Quantization:
@@ -152,7 +160,7 @@ def _quantized_outputs(
     cell: Cell,
     run: "functools.partial[NDArray[np.float32]]",
     baseline: NDArray[np.float32],
-    loaded: Loaded,
+    preparation: Preparation,
     artifacts: ArtifactFolder,
     values: dict[str, Any],
 ) -> NDArray[np.float32]:
@@ -163,7 +171,7 @@ def _quantized_outputs(
         KernelMismatchError: they are far from what the scheme gives when it is simulated.
         NonFiniteError: they are not finite, and there is no simulation that is.
     """
-    reference = _reference(cell, baseline, loaded, artifacts, values)
+    reference = _reference(cell, preparation, artifacts, values)
     try:
         outputs = _checked(cell, run)
     except NonFiniteError as error:
@@ -176,7 +184,8 @@ def _quantized_outputs(
             "float model's"
         )
     if cell.execution == "simulated":
-        artifacts.put_twin(twin_name(cell, cell.backend, baseline), outputs)
+        content = preparation.content
+        artifacts.put_twin(twin_name(cell, content, content.backend), outputs)
     if reference is None:
         return outputs
     native = deviation(baseline, outputs)
@@ -203,8 +212,7 @@ def _quantized_outputs(
 
 def _reference(
     cell: Cell,
-    baseline: NDArray[np.float32],
-    loaded: Loaded,
+    preparation: Preparation,
     artifacts: ArtifactFolder,
     values: dict[str, Any],
 ) -> NDArray[np.float32] | None:
@@ -215,7 +223,7 @@ def _reference(
     if cell.simulator is not None:
         values["simulator"] = cell.simulator.label
         try:
-            return simulated_outputs(cell, cell.simulator, baseline, loaded, artifacts)
+            return simulated_outputs(cell, cell.simulator, preparation, artifacts)
         except CellError as error:
             note = f"kernels are held against nothing: {error}"
     values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))

@@ -1,36 +1,42 @@
 """A worker: runs one stage of one cell and gives back a typed outcome, whatever happens."""
 
 import traceback
-from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from qb_cluster.catalog import plugins
-from qb_cluster.catalog.dataset import Dataset, load_dataset
-from qb_cluster.contracts import Backend, Cell, LoadModel, Outcome, Ref, Status, Task
-from qb_cluster.errors import CellError
+from qb_cluster.catalog.content import content_of
+from qb_cluster.contracts import Backend, Outcome, Ref, Status, Task
+from qb_cluster.errors import CellError, DataError, PlugInError
 from qb_cluster.nodes import environment
+from qb_cluster.storage import Folder
+from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.keeper import Keeper, load_kept_dataset, load_kept_model
 from qb_cluster.worker.latency_stage import run_latency
 from qb_cluster.worker.quality_stage import run_quality
 from qb_cluster.worker.stage import Loaded, StageResult
+
+REUSED: Final = ("model", "dataset", "baseline", "artifact", "twin")
+"""What a stage may find ready, in the order in which a row lists it."""
 
 
 class Worker:
     """Keeps what is loaded between stages, so that cells of one model share it.
 
     Args:
-        artifacts: where artifacts and baseline outputs are kept.
+        artifacts: where artifacts and baseline outputs are kept: a folder, or its path or URL.
+        cache: artifacts of other sweeps.
     """
 
-    def __init__(self, artifacts: Path) -> None:
+    def __init__(self, artifacts: Folder | str | Path, cache: ArtifactCache | None = None) -> None:
         self._artifacts = ArtifactFolder(artifacts)
-        self._backends = _Keeper(lambda ref: plugins.make("backend", ref), most=8)
-        # One model and one dataset at a time: they may be large, and the scheduler keeps
-        # cells of one model together.
-        self._models = _Keeper(lambda ref: plugins.make("model", ref), most=1)
-        self._datasets = _Keeper(load_dataset, most=1)
+        self._cache = cache or ArtifactCache.of_user()
+        self._backend = lru_cache(maxsize=8)(lambda ref: plugins.make("backend", ref))
+        self._models = Keeper(load_kept_model)
+        self._datasets = Keeper(load_kept_dataset)
         self._environments: dict[str, dict[str, Any]] = {}
 
     def run(self, task: Task) -> Outcome:
@@ -41,8 +47,7 @@ class Worker:
         status: Status = "ok"
         error = story = None
         try:
-            stage = run_quality if task.stage == "quality" else run_latency
-            result = stage(task, self._load(task.cell), self._artifacts, values)
+            result = self._run(task, values)
         except KeyboardInterrupt:
             raise
         except BaseException as caught:
@@ -59,6 +64,7 @@ class Worker:
             error=error,
             traceback=story,
             quality=result.quality,
+            content=result.content,
             predictions=result.predictions,
             samples=result.samples,
             layers=result.layers,
@@ -66,38 +72,59 @@ class Worker:
             environment=description,
         )
 
-    def _load(self, cell: Cell) -> Loaded:
-        backend: Backend = self._backends.get(cell.backend)
-        dataset: Dataset = self._datasets.get(cell.dataset)
-        model: LoadModel = lambda: self._models.get(cell.model)  # noqa: E731 - loaded when needed
-        return Loaded(backend, dataset.evaluation(cell.measure.examples), model)
+    def _run(self, task: Task, values: dict[str, Any]) -> StageResult:
+        loaded = self._load(task)
+        if task.stage == "content":
+            return StageResult(content=loaded.content())
+        if task.stage == "latency":
+            return run_latency(task, loaded, self._artifacts, values)
+        try:
+            return run_quality(task, loaded, self._artifacts, self._cache, values)
+        finally:
+            values["reused"] = ",".join(name for name in REUSED if name in loaded.reused) or None
+
+    def _load(self, task: Task) -> Loaded:
+        cell = task.cell
+        backend: Backend = self._backend(cell.backend)
+        reused = {"model"} if cell.model in self._models else set()
+        reused |= {"dataset"} if cell.dataset in self._datasets else set()
+        dataset = self._datasets.get(cell.dataset)
+        before = None if task.baseline is None else task.baseline.content
+        if before is not None and before.dataset != dataset.digest:
+            raise DataError(
+                f"dataset '{cell.dataset.label}' changed while the sweep ran: this worker loads "
+                "other examples than the float baseline was run on; see that it gives the same "
+                "on every node and at every time, then run the sweep again"
+            )
+
+        def model() -> Any:
+            kept = self._models.get(cell.model)
+            if before is not None and before.model != kept.digest:
+                raise PlugInError(
+                    f"model '{cell.model.label}' changed while the sweep ran: this worker loads "
+                    "other weights or code than the float baseline was made of; seed what is "
+                    "random in it or load weights from a file, then run the sweep again"
+                )
+            return kept.value
+
+        return Loaded(
+            backend=backend,
+            dataset=dataset.value.evaluation(cell.measure.examples),
+            model=model,
+            content=lambda: content_of(
+                cell, self._models.get(cell.model).digest, dataset.digest, backend
+            ),
+            reused=reused,
+        )
 
     def _environment(self, backend: Ref) -> dict[str, Any]:
         if backend.target not in self._environments:
             try:
-                distributions = self._backends.get(backend).distributions
+                distributions = self._backend(backend).distributions
             except CellError:  # the outcome says so already
                 distributions = ()
             self._environments[backend.target] = environment.describe(distributions)
         return self._environments[backend.target]
-
-
-class _Keeper:
-    """Keeps the last few things made from a ref."""
-
-    def __init__(self, make: Callable[[Ref], Any], most: int) -> None:
-        self._make = make
-        self._most = most
-        self._kept: dict[Ref, Any] = {}
-
-    def get(self, ref: Ref) -> Any:
-        if ref in self._kept:
-            self._kept[ref] = self._kept.pop(ref)  # now the latest used
-            return self._kept[ref]
-        while len(self._kept) >= self._most:
-            del self._kept[next(iter(self._kept))]  # make room first: two may not fit
-        self._kept[ref] = self._make(ref)
-        return self._kept[ref]
 
 
 def _status(error: BaseException) -> Status:

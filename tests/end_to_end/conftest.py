@@ -36,10 +36,11 @@ class Place:
             check=False,
         )
 
-    def popen(self, *arguments):
+    def popen(self, *arguments, env=None):
         return subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
+            env=os.environ | (env or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

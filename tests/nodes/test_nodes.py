@@ -62,3 +62,19 @@ def test_a_busy_neighbour_is_seen_and_our_own_work_is_not():
     )
     assert neighbour.returncode == 0
     assert Load.now().foreign_cores(first) > 0.4
+
+
+def test_a_fingerprint_names_the_hardware_and_neither_its_host_nor_its_libraries(monkeypatch):
+    def fingerprint(**changes):
+        hardware = environment.describe(()) | changes
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, "describe", lambda _: hardware)
+            return environment.fingerprint.__wrapped__()
+
+    here = environment.fingerprint()
+    assert fingerprint() == here
+    assert fingerprint(host="another", python="4", libraries={"numpy": "9"}, os="x") == here
+    changes = {"arch": "riscv", "cpu_model": "x", "cpu_features": [], "cores": 1000}
+    others = {fingerprint(**{key: value}) for key, value in changes.items()}
+    others.add(fingerprint(memory_bytes=2**60))
+    assert len(others - {here}) == 5

@@ -18,7 +18,11 @@ AXES = {
     "scheme": ["weight_only", "dynamic", "static"],
     "bits": ["w8", "w4", "w2", "w8a8", "w4a8", "w2a2"],
     "backend": ["stub_plugins:Half", "stub_plugins:Anything"],
-    "device": ["cpu", "cpu[threads=2]"],
+    "device": ["cpu", "cpu[threads=2]", "pi"],
+}
+DEVICES = {
+    "cpu[threads=2]": "{name: cpu, threads: 2}",
+    "pi": "{name: pi, labels: {qb/board: rpi5}, threads: 4}",
 }
 KEYS = {axis: axis if axis == "bits" else f"{axis}s" for axis in AXES}
 LAW = settings(
@@ -34,8 +38,7 @@ def subset(values):
 
 def written(axis, labels):
     if axis == "device":
-        labels = [x if x == "cpu" else "{name: cpu, threads: 2}" for x in labels]
-        return f"[{', '.join(labels)}]"
+        return f"[{', '.join(DEVICES.get(label, label) for label in labels)}]"
     return "[" + ", ".join(f"'{label}'" for label in labels) + "]"
 
 

@@ -61,6 +61,7 @@ def test_every_json_line_is_one_cell_under_the_names_of_the_results(load, spec_t
     assert records[4]["simulator"] == "stub_plugins:Half"
     assert (simulated["simulator"], simulated["layers"]) == (None, False)
     assert records[4]["latency"]["min_runs"] == 50
+    assert (records[4]["timeout_s"], records[4]["timeout_retries"]) == (600, 0)
 
 
 def test_a_million_cells_are_counted_exactly(load):

@@ -19,6 +19,20 @@ def test_an_override_changes_the_cells_it_matches_and_no_other(cells_of, spec_te
         assert cell.timeout_s == (9 if str(cell.bits) == "w8" else 600)
 
 
+def test_a_stage_past_its_deadline_is_tried_again_only_where_that_is_asked_for(cells_of, spec_text):
+    assert {c.timeout_retries for c in cells_of(spec_text)} == {0}
+    cells = cells_of(
+        spec_text
+        + "timeout_retries: 1\noverrides:\n"
+        + override("bits: w8", "timeout_retries: 3")
+        + override("model: '*small'", "timeout_retries: 0")
+    )
+    small, large = by_bits(cells), by_bits(cells, "stub_plugins:large")
+    assert {c.timeout_retries for c in small.values()} == {0}
+    assert (large["f32"].timeout_retries, large["w8"].timeout_retries) == (1, 3)
+    assert large["w4"].timeout_retries == 1
+
+
 def test_later_overrides_win_field_by_field(cells_of, spec_text):
     cells = cells_of(
         spec_text

@@ -2,11 +2,10 @@ import io
 
 import pytest
 from rich.console import Console
-from stored_cells import failed, latency, make_cell, quality
+from stored_cells import failed, finish, latency, make_cell, never_run, quality
 
 from qb_cluster.contracts import STATUSES
 from qb_cluster.report.write import write_report
-from qb_cluster.store.rows import FinishedCell, not_run_row, result_row
 from qb_cluster.store.run_folder import RunFolder
 
 
@@ -25,9 +24,9 @@ def store(tmp_path):
         ) as run:
             run.commit_cells(
                 [
-                    FinishedCell(result_row(cell, outcomes, 1, "spec"), tuple(outcomes))
+                    finish(cell, *outcomes)
                     if outcomes
-                    else FinishedCell(not_run_row(cell, "unsupported", cell.reason, "spec"))
+                    else never_run(cell, "unsupported", cell.reason)
                     for cell, *outcomes in finished
                 ]
             )

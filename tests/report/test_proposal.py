@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored_cells import layer, make_cell, quality
+from stored_cells import finish, layer, make_cell, quality
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Quantization
@@ -14,7 +14,6 @@ from qb_cluster.errors import RunFolderError
 from qb_cluster.plan.expand import expand
 from qb_cluster.report.proposal import propose, propose_from_run
 from qb_cluster.spec import load_spec
-from qb_cluster.store.rows import FinishedCell, result_row
 from qb_cluster.store.run_folder import RunFolder
 
 WIDTHS = (2, 3, 4, 6, 8)
@@ -229,9 +228,7 @@ def test_a_layer_that_makes_no_noise_is_free():
 
 def run_of(path, *cells, spec=SPEC):
     with RunFolder.open(path, sweep="digits", spec_text=spec, spec_digest="spec") as run:
-        run.commit_cells(
-            [FinishedCell(result_row(cell, [found], 1, "spec"), (found,)) for cell, found in cells]
-        )
+        run.commit_cells([finish(cell, found) for cell, found in cells])
     return path
 
 

@@ -18,6 +18,7 @@ NAMES = st.sampled_from(
         *SweepKeys.model_fields,
         *CalibrationKeys.model_fields,
         *("model", "scheme", "name", "options", "when", "set", "label", "layers", "x"),
+        *("device", "labels", "threads"),
     ]
 )
 TEXT = st.text(

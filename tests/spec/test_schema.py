@@ -38,14 +38,16 @@ def test_every_shipped_sweep_names_the_schema_and_follows_it(validator, path):
 
 def test_the_schema_takes_what_the_code_takes(validator, load, spec_text):
     text = spec_text + (
-        "devices: [cpu, {name: cpu, threads: 2}]\nexecution: [native, simulated]\n"
+        "devices: [cpu, {name: cpu, threads: 2}, {name: pi, labels: {qb/board: '5'}}]\n"
+        "execution: [native, simulated]\n"
         "calibration: {samples: 3, seed: [1, 2], observer: [mse, percentile], percentile: 99.9}\n"
         "measure: {metric: {name: accuracy}, examples: null, latency: {min_s: 1}, layers: true}\n"
         "exclude: {bits: [w8a8, 'w2*'], calibration: mse*}\n"
-        "include: [{bits: w8, model: {name: 'json:x', label: x, options: {a: [1]}}}]\n"
+        "include: [{bits: w8, model: {name: 'json:x', label: x, options: {a: [1]}}, device: pi}]\n"
         "overrides: [{when: {bits: w4}, set: {measure: {latency: false}, timeout_s: 9}},\n"
+        "  {when: {device: pi}, set: {timeout_retries: 1}},\n"
         "  {when: {scheme: static}, set: {calibration: {seed: 3, percentile: 90}}}]\n"
-        "timeout_s: 1.5\nmax_cells: 100\n"
+        "timeout_s: 1.5\ntimeout_retries: 3\nmax_cells: 100\n"
     )
     load(text)
     validator.validate(instance(text))
@@ -61,6 +63,15 @@ def test_the_schema_takes_what_the_code_takes(validator, load, spec_text):
         ("trial", "a/b"),
         ("sweep: trial\n", ""),
         ("sweep: trial", "sweep: trial\ndevices: gpu"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: pi}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: cpu, labels: {a: b}}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: pi, labels: {}}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: pi, labels: {a: 5}}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: pi, labels: {'a b': c}}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: pi, labels: {a: '!b'}}"),
+        ("sweep: trial", "sweep: trial\ndevices: {name: 'a|b', labels: {a: b}}"),
+        ("sweep: trial", "sweep: trial\ntimeout_retries: 11"),
+        ("sweep: trial", "sweep: trial\ntimeout_retries: 1.5"),
         ("sweep: trial", "sweep: trial\nexclude: [{modle: x}]"),
         ("sweep: trial", "sweep: trial\nmeasure: {confidence: 2}"),
         ("sweep: trial", "sweep: trial\ncalibration: {observer: [minmax, max]}"),

@@ -26,7 +26,7 @@ def test_a_short_spec_has_the_defaults_of_the_contracts(load, spec_text):
     spec = load(spec_text)
     assert spec.grid.calibration == (Calibration(),)
     assert spec.measure == Measure()
-    assert spec.timeout_s == 600
+    assert (spec.timeout_s, spec.timeout_retries) == (600, 0)
     assert spec.max_cells is None
     assert spec.grid.device == (Device("cpu", 1),)
     assert spec.grid.execution == ("auto",)
@@ -62,7 +62,8 @@ def test_schemes_and_backends_are_made_with_their_options(load, spec_text):
 
 def test_settings_replace_defaults_one_by_one(load, spec_text):
     spec = load(
-        f"{spec_text}calibration: {{samples: 7}}\ntimeout_s: 5\nmax_cells: 99\n"
+        f"{spec_text}calibration: {{samples: 7}}\ntimeout_s: 5\ntimeout_retries: 10\n"
+        "max_cells: 99\n"
         "measure:\n  metric: {name: accuracy, options: {k: 2}}\n  batch_size: 3\n  examples: 10\n"
         "  confidence: 0.9\n  latency: {min_runs: 4}\n"
     )
@@ -74,7 +75,7 @@ def test_settings_replace_defaults_one_by_one(load, spec_text):
         confidence=0.9,
         latency=Latency(min_runs=4),
     )
-    assert (spec.timeout_s, spec.max_cells) == (5.0, 99)
+    assert (spec.timeout_s, spec.timeout_retries, spec.max_cells) == (5.0, 10, 99)
 
 
 def test_lists_of_calibration_settings_are_multiplied_observer_outermost(load, spec_text):
@@ -200,9 +201,14 @@ def test_the_digest_is_of_what_the_file_says_not_how(load, spec_text):
 
 
 def test_overrides_that_set_different_defaults_have_different_digests(load, spec_text):
-    changes = ["timeout_s: 600", "execution: auto", "measure: {batch_size: 64}"]
+    changes = [
+        "timeout_s: 600",
+        "timeout_retries: 0",
+        "execution: auto",
+        "measure: {batch_size: 64}",
+    ]
     text = f"{spec_text}overrides: [{{when: {{bits: w8}}, set: {{%s}}}}]\n"
-    assert len({load(text % change).digest for change in changes}) == 3
+    assert len({load(text % change).digest for change in changes}) == len(changes)
 
 
 def test_an_include_that_gives_a_default_and_one_that_inherits_have_different_digests(

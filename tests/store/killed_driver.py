@@ -14,10 +14,9 @@ import sys
 from itertools import count
 from pathlib import Path
 
-from stored_cells import latency, layer, make_cell, quality
+from stored_cells import finish, latency, layer, make_cell, quality
 
 from qb_cluster.store.journal import JournalEntry
-from qb_cluster.store.rows import FinishedCell, result_row
 from qb_cluster.store.run_folder import RunFolder
 
 N = 5
@@ -42,7 +41,7 @@ def run_sweep(run, on_disk=lambda cell_ids: None):
             if cell.cell_id not in run.finished()
         ]
         run.commit_cells(finished)
-        on_disk([cell.row["cell_id"] for cell in finished])
+        on_disk([ended.cell.cell_id for ended in finished])
 
 
 def _quality(cell):
@@ -52,7 +51,7 @@ def _quality(cell):
 
 def _finished(cell, journaled=None):
     outcomes = (journaled or _quality(cell), latency(cell))
-    return FinishedCell(result_row(cell, outcomes, 1, "spec"), outcomes)
+    return finish(cell, *outcomes)
 
 
 def _die_before(step, folder):

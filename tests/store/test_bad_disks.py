@@ -1,18 +1,18 @@
 """Full disks, damaged files, foreign files."""
 
 import resource
+import time
 from contextlib import contextmanager
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from stored_cells import latency, make_cell, quality
+from stored_cells import finish, latency, make_cell, quality
 
 from qb_cluster.errors import RunFolderError
 from qb_cluster.store.journal import JournalEntry
 from qb_cluster.store.reading import read_results, read_run
-from qb_cluster.store.rows import FinishedCell, result_row
 from qb_cluster.store.run_folder import RunFolder
 from qb_cluster.store.tables import SCHEMA_VERSION, SCHEMAS
 
@@ -23,10 +23,6 @@ def open_folder(path, **options):
     return RunFolder.open(
         path, sweep="digits", spec_text="sweep: digits", spec_digest="spec", **options
     )
-
-
-def finish(cell, *outcomes):
-    return FinishedCell(result_row(cell, outcomes, 1, "spec"), outcomes)
 
 
 def parts(path):
@@ -158,7 +154,7 @@ def test_a_part_of_an_older_layout_is_read_and_what_it_has_no_column_for_is_null
 def test_what_a_killed_driver_left_is_cleared_away(tmp_path):
     with_two_parts(tmp_path)
     before = parts(tmp_path)
-    orphan = f"{7:020d}-0123abcd.parquet"
+    orphan = f"{time.time_ns():020d}-0123abcd.parquet"
     for table in ("predictions", "layers", "samples"):
         pq.write_table(SCHEMAS[table].empty_table(), tmp_path / table / orphan)
     (tmp_path / ".tmp" / "results-1").write_bytes(b"PAR1 half")

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from stored_cells import make_cell, quality
+from stored_cells import finish, make_cell, quality
 
 from qb_cluster.errors import RunFolderError
-from qb_cluster.store.rows import FinishedCell, result_row
 from qb_cluster.store.run_folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -136,10 +135,7 @@ def test_a_reader_beside_a_driver_always_sees_whole_commits(tmp_path):
             cells = [make_cell("static", "w8a8", seed=seed) for seed in (number, number + 1)]
             outcomes = [(quality(cell, n=N, right=4, worse=1),) for cell in cells]
             run.commit_cells(
-                [
-                    FinishedCell(result_row(cell, found, 1, ""), found)
-                    for cell, found in zip(cells, outcomes, strict=True)
-                ]
+                [finish(cell, *found) for cell, found in zip(cells, outcomes, strict=True)]
             )
         stop.set()
         reader.join()

@@ -13,6 +13,7 @@ from qb_cluster.contracts import (
     Calibration,
     Cell,
     Device,
+    FinishedCell,
     Latency,
     LayerSensitivity,
     Measure,
@@ -23,6 +24,7 @@ from qb_cluster.contracts import (
     SampleBlock,
 )
 from qb_cluster.evaluation.paired import proportion_difference
+from qb_cluster.store.rows import results_table
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 ONE_THREAD = Device("cpu", 1)
@@ -192,3 +194,19 @@ def failed(cell, status, error, *, stage="quality", **changes):
         }
         | changes,
     )
+
+
+def finish(cell, *outcomes, attempt=1):
+    """A cell that has ended with what its last stage says."""
+    last = outcomes[-1]
+    return FinishedCell(cell, outcomes, last.status, last.error, attempt)
+
+
+def never_run(cell, status, error):
+    """A cell that has ended without a stage."""
+    return FinishedCell(cell, (), status, error)
+
+
+def row(ended, spec_digest="spec"):
+    """The row of the table `results` of a cell that has ended."""
+    return results_table([ended], spec_digest).to_pylist()[0]

@@ -1,13 +1,14 @@
 """Cells and outcomes for tests of the scheduler: real values, nothing behind them."""
 
 import hashlib
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from qb_cluster.contracts import (
     ArtifactFacts,
     ArtifactRef,
     Bits,
     Cell,
+    Content,
     Device,
     Latency,
     Measure,
@@ -19,7 +20,20 @@ from qb_cluster.contracts import (
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def cell_of(group, number, *, is_timed=True, threads=1, supported=True, timeout_s=10.0):
+CONTENT = Content("model", "dataset", "backend", "metric")
+
+
+def cell_of(
+    group,
+    number,
+    *,
+    is_timed=True,
+    threads=1,
+    supported=True,
+    timeout_s=10.0,
+    timeout_retries=0,
+    labels=(),
+):
     """The `number`-th cell of a group; number 0 is its baseline."""
 
     def name(n):
@@ -32,7 +46,7 @@ def cell_of(group, number, *, is_timed=True, threads=1, supported=True, timeout_
         model=Ref(f"model-{group}", f"m:model_{group}"),
         dataset=Ref("data", "m:data"),
         backend=Ref("backend", "m:backend"),
-        device=Device("cpu", threads),
+        device=Device("cpu", threads, labels),
         scheme=None if is_baseline else Ref("weight_only", "weight_only"),
         bits=None if is_baseline else Bits(8),
         execution="native" if supported else None,
@@ -40,22 +54,33 @@ def cell_of(group, number, *, is_timed=True, threads=1, supported=True, timeout_
         calibration=None,
         measure=Measure(latency=Latency() if is_timed else None),
         timeout_s=timeout_s,
+        timeout_retries=timeout_retries,
         baseline_cell_id=name(0),
     )
 
 
-def outcome_of(task, status="ok"):
-    quality = None
+def key_of(cell, content, fingerprint):
+    """A content key that a test can read."""
+    return f"{cell.cell_id}/{content.model}/{fingerprint}"
+
+
+def outcome_of(task, status="ok", *, content=CONTENT, took_s=1.0, at=NOW):
+    """How a stage of the task ended; keys are those of `key_of` without hardware."""
+    cell, quality, values = task.cell, None, {}
     if task.stage == "quality" and status == "ok":
         facts = ArtifactFacts(10, 10, 10)
-        outputs = "outputs" if task.cell.is_baseline else None
-        quality = QualityResult(ArtifactRef("digest", "bin", 10, facts), outputs)
+        outputs = "outputs" if cell.is_baseline else None
+        known = content if cell.is_baseline else None
+        quality = QualityResult(ArtifactRef("digest", "bin", 10, facts), outputs, known)
+        values = {"content_key": key_of(cell, content, None)}
     return Outcome(
         cell_id=task.cell.cell_id,
         stage=task.stage,
         status=status,
-        started_at=NOW,
-        finished_at=NOW,
+        started_at=at,
+        finished_at=at + timedelta(seconds=took_s),
+        values=values,
         error=None if status == "ok" else f"it {status}",
         quality=quality,
+        content=content if task.stage == "content" and status == "ok" else None,
     )

@@ -5,11 +5,16 @@ import numpy as np
 from qb_cluster.contracts import Artifact, ArtifactFacts, LayerSensitivity, Support
 
 CALLS = []
+SHIFT = [0.0]  # what the dataset and the model come with: names may move on
 
 
 def points(count=60):
+    return still_points(count, SHIFT[0])
+
+
+def still_points(count=60, shift=0.0):
     rng = np.random.default_rng(0)
-    inputs = rng.standard_normal((count, 4)).astype(np.float32)
+    inputs = rng.standard_normal((count, 4)).astype(np.float32) + np.float32(shift)
     return {
         "inputs": inputs,
         "targets": inputs[:, :3].argmax(axis=1),
@@ -19,6 +24,15 @@ def points(count=60):
 
 def identity():
     return "a model"
+
+
+class Weights:
+    def __init__(self, values):
+        self.values = values
+
+
+def shifting():
+    return Weights(np.ones(4) + SHIFT[0])
 
 
 class Stub:
@@ -42,6 +56,8 @@ class Stub:
 
     def quantize(self, model, baseline, quantization, calibration):
         CALLS.append(f"quantize {quantization.execution}")
+        if self.what == "from the model":
+            model()
         data = f"{quantization.execution} {quantization.bits}".encode()
         quantized = 0 if self.what == "float" else 10
         facts = ArtifactFacts(10, 10, quantized, integer_mac_share=0.5, fallback_ops=("Gelu",))

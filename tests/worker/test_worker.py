@@ -14,6 +14,7 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.nodes.cores import available_cores
 from qb_cluster.worker import Worker
+from qb_cluster.worker.artifact_cache import ArtifactCache
 
 CORES = available_cores()[:1]
 QUICK = Latency(warmup_s=0.001, min_runs=10, min_s=0.001)
@@ -50,7 +51,7 @@ def cell(
 @pytest.fixture
 def run(tmp_path):
     """Run the stages of a cell, its baseline first; gives the last outcome."""
-    worker = Worker(tmp_path / "artifacts")
+    worker = Worker(tmp_path / "artifacts", ArtifactCache(tmp_path / "cache", limit_bytes=0))
     worker_stubs.CALLS.clear()
 
     def run(asked, stage="quality"):

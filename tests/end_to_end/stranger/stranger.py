@@ -5,9 +5,12 @@ over it by import path and by entry point. The models are linear classifiers in 
 a cell takes milliseconds. What the backend is asked to quantize goes to a log beside this file.
 """
 
+import ctypes
 import io
 import os
+import resource
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -57,8 +60,22 @@ def loops_forever():
         pass
 
 
+def hangs_in_c():
+    ctypes.PyDLL(None).pause()  # holds Python's lock: no thread of this process can do anything
+
+
 def too_large():
     raise MemoryError
+
+
+def hungry():
+    """Ask for more than there is, here and now; the limit spares the neighbours."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30, hard))
+    try:
+        return Linear(np.ones((CLASSES, 2**34)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def calls_exit():
@@ -104,8 +121,10 @@ class NumpyBackend:
     distributions = ("numpy",)
     takes = ("object",)
 
-    def __init__(self, pause_s=0.0):
-        self.pause_s = pause_s
+    def __init__(self, pause_s=0.0, poison=""):
+        # By the environment, cells that pause are the very cells that do not.
+        self.pause_s = pause_s + float(os.environ.get("STRANGER_PAUSE_S", "0"))
+        self.poison = poison
 
     def support(self, quantization: Quantization) -> Support:
         native = quantization.scheme.name == "weight_only" and quantization.bits.weight in (2, 8)
@@ -122,6 +141,10 @@ class NumpyBackend:
         bits = quantization.bits
         log(f"{quantization.execution} {quantization.scheme.name} {bits}")
         time.sleep(self.pause_s)
+        if str(bits) == self.poison:
+            sys.stdout.write(f"about to die of {bits}\n")
+            sys.stdout.flush()
+            segfaults()
         if quantization.execution == "native":
             if bits.weight == 2:  # a recipe that is accepted and does nothing
                 return _artifact({"weights": weights}, weights.size, 0, weights.nbytes)

@@ -1,0 +1,247 @@
+"""Where a run stands: what is done and left, what failed, what was reused, and who is at it."""
+
+import json
+import platform
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pandas as pd
+import psutil
+
+from qb_cluster.report.records import records
+from qb_cluster.storage import Folder
+from qb_cluster.storage.local_folder import LocalFolder
+from qb_cluster.storage.local_lock import FILES
+from qb_cluster.storage.object_lock import LOCKS
+from qb_cluster.store.reading import read_run, read_table
+
+RECENT: Final = timedelta(minutes=5)
+_FEWEST: Final = 5  # cells, and
+_SHORTEST: Final = timedelta(seconds=20)  # of work, before anything is said about the pace
+_HARMLESS: Final = ("ok", "unsupported")
+_CELL_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """Who holds a run folder.
+
+    Attributes:
+        is_certain: whether the process was seen; elsewhere it may have been killed meanwhile.
+    """
+
+    pid: int
+    host: str
+    since: datetime
+    is_certain: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Cells that ended alike. ``error`` is what they said, but for the ids of cells."""
+
+    status: str
+    error: str
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """A cell whose attempts never came back; ``story`` says when, where and what was seen."""
+
+    cell_id: str
+    name: str
+    status: str
+    story: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """How often something that cells need was made, and how often it was there already."""
+
+    what: str
+    made: int
+    found: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """Where a run stands.
+
+    Attributes:
+        planned: cells of the spec run last; ``None`` where nobody counted.
+        finished: cells that have a row.
+        left: planned cells without; ``None`` where nobody counted.
+        driver: who works on it now; ``None`` when nobody does.
+        cells_per_minute: of the last five minutes, by the clocks of the workers; ``None`` when
+            nobody works on it, nothing is left, or there is too little to say.
+        minutes_left: at this pace; rough, since cells differ.
+        statuses: cells by status, the most frequent first.
+        failures: cells that are neither ok nor unsupported, alike ones together, most first.
+        given_up: cells that ended badly after attempts that never came back.
+        reuse: of what cells need.
+        hosts: cells by the host that ran their last stage.
+        problems: one sentence for each file that was skipped.
+    """
+
+    place: str
+    sweep: str
+    planned: int | None
+    finished: int
+    left: int | None
+    driver: Driver | None
+    cells_per_minute: float | None
+    minutes_left: float | None
+    statuses: dict[str, int]
+    failures: tuple[Failure, ...]
+    given_up: tuple[GivenUp, ...]
+    reuse: tuple[Reuse, ...]
+    hosts: dict[str, int]
+    problems: tuple[str, ...]
+
+
+def driver(folder: Folder) -> Driver | None:
+    """Tell who works on a run folder now; reads notes, and takes no lock.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    for note in _notes(folder):
+        with suppress(ValueError, KeyError, TypeError):  # what is written in this moment
+            found = json.loads(note)
+            pid, host = int(found["pid"]), str(found["host"])
+            since = datetime.fromisoformat(found["since"])
+            is_here = host == platform.node()
+            if not is_here or _is_alive(pid, since):
+                return Driver(pid, host, since, is_here)
+    return None
+
+
+def _notes(folder: Folder) -> Iterator[bytes]:
+    is_local = isinstance(folder, LocalFolder)
+    names = list(FILES) if is_local else [f"{LOCKS}/{name}" for name in folder.names(LOCKS)]
+    for name in names:
+        with suppress(FileNotFoundError):
+            yield folder.read(name).partition(b"\n")[0]
+
+
+def _is_alive(pid: int, since: datetime) -> bool:
+    """Tell whether a process is there that is not younger than its note."""
+    try:
+        return psutil.Process(pid).create_time() < since.timestamp() + 1
+    except psutil.NoSuchProcess:
+        return False
+
+
+def pace(results: pd.DataFrame, began: datetime, now: datetime) -> float | None:
+    """Give the cells per minute of the last minutes; ``None`` when there is too little to say.
+
+    Args:
+        results: the table ``results``.
+        began: when the driver that works on it now began.
+        now: the time.
+    """
+    since = max(began, now - RECENT)
+    count = int((results["started_at"].notna() & (results["finished_at"] > since)).sum())
+    if count < _FEWEST or now - since < _SHORTEST:
+        return None
+    return count / ((now - since) / timedelta(minutes=1))
+
+
+def failures(results: pd.DataFrame) -> tuple[Failure, ...]:
+    """Put cells together that failed alike, the most frequent first."""
+    bad = results[~results["status"].isin(_HARMLESS)]
+    kinds = Counter(
+        (status, _CELL_ID.sub("…", error) if isinstance(error, str) else "")
+        for status, error in zip(bad["status"], bad["error"], strict=True)
+    )
+    return tuple(Failure(*kind, count) for kind, count in kinds.most_common())
+
+
+def given_up(results: pd.DataFrame) -> tuple[GivenUp, ...]:
+    """List the cells that ended badly after attempts that never came back."""
+    bad = results[results["story"].notna() & ~results["status"].isin(_HARMLESS)]
+    parts = ["model", "dataset", "backend", "device", "scheme", "bits"]
+    return tuple(
+        GivenUp(row["cell_id"], "/".join(row[p] for p in parts), row["status"], row["story"])
+        for row in records(bad)
+    )
+
+
+def reuse(results: pd.DataFrame) -> tuple[Reuse, ...]:
+    """Count what cells needed: made for them, or ready when they came."""
+    ran = results[results["started_at"].notna()]
+    quantized = ran[ran["cell_id"] != ran["baseline_cell_id"]]
+    native = quantized[quantized["simulator"].notna()]
+
+    def count(what: str, name: str, needing: pd.DataFrame) -> Reuse:
+        ready = needing["reused"].fillna("").str.split(",")
+        found = int(ready.map(lambda names: name in names).sum())
+        return Reuse(what, len(needing) - found, found)
+
+    counts = (
+        count("model", "model", ran),
+        count("dataset", "dataset", ran),
+        count("baseline outputs", "baseline", quantized),
+        count("artifact", "artifact", ran),
+        count("simulated twin", "twin", native),
+    )
+    return tuple(one for one in counts if one.made + one.found)
+
+
+def hosts(results: pd.DataFrame, environments: pd.DataFrame) -> dict[str, int]:
+    """Count cells by the host that ran their last stage, the busiest first."""
+    names = {
+        env_id: json.loads(text).get("host") or "unknown"
+        for env_id, text in zip(
+            environments["env_id"], environments["environment_json"], strict=True
+        )
+    }
+    ran = results["env_id"].dropna()
+    return dict(Counter(names.get(env_id, "unknown") for env_id in ran).most_common())
+
+
+def read_status(place: str | Path) -> RunStatus:
+    """Read where a run stands.
+
+    Args:
+        place: its folder, or the URL of an object store.
+
+    Raises:
+        RunFolderError: it is no run folder, cannot be read, or a newer QuantBench wrote it.
+    """
+    run = read_run(place)
+    problems = list(run.problems)
+    environments = read_table(run.folder, "environments", problems)
+    results = run.results
+    planned, finished = run.planned_cells, len(results)
+    left = None if planned is None else max(0, planned - finished)
+    at_work = None
+    try:
+        at_work = driver(run.folder)
+    except OSError as error:
+        problems.append(f"who works on it cannot be read: {error.strerror or error}")
+    now = datetime.now(UTC)
+    per_minute = pace(results, at_work.since, now) if at_work and left else None
+    return RunStatus(
+        place=str(run.folder),
+        sweep=run.sweep,
+        planned=planned,
+        finished=finished,
+        left=left,
+        driver=at_work,
+        cells_per_minute=per_minute,
+        minutes_left=None if per_minute is None or left is None else left / per_minute,
+        statuses=dict(Counter(results["status"]).most_common()),
+        failures=failures(results),
+        given_up=given_up(results),
+        reuse=reuse(results),
+        hosts=hosts(results, environments),
+        problems=tuple(problems),
+    )

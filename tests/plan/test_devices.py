@@ -1,0 +1,58 @@
+"""Where cells run: what a node must be is part of a cell's name, what it is called is not."""
+
+import json
+
+from qb_cluster.contracts import Device
+from qb_cluster.plan import expand, plan_json_lines, plan_lines
+
+
+def ids(cells):
+    return [cell.cell_id for cell in cells]
+
+
+def on(name, labels, more=""):
+    return f"devices: {{name: {name}, labels: {labels}{more}}}\n"
+
+
+def test_the_labels_of_a_device_are_in_the_id_and_its_name_is_not(cells_of, spec_text):
+    plain = ids(cells_of(spec_text))
+    rpi5 = ids(cells_of(spec_text + on("rpi5", "{qb/board: rpi5}")))
+    assert not set(plain) & set(rpi5)
+    assert ids(cells_of(spec_text + on("kitchen", "{qb/board: rpi5}"))) == rpi5
+    for other in (on("rpi5", "{qb/board: rpi4}"), on("rpi5", "{qb/board: rpi5}", ", threads: 2")):
+        assert not set(ids(cells_of(spec_text + other))) & set(rpi5)
+
+
+def test_a_device_with_labels_has_baselines_of_its_own(cells_of, spec_text):
+    text = f"{spec_text}devices: [cpu, {{name: rpi5, labels: {{qb/board: rpi5}}, threads: 4}}]\n"
+    cells = cells_of(text)
+    assert {c.device for c in cells} == {Device(), Device("rpi5", 4, (("qb/board", "rpi5"),))}
+    devices = {c.cell_id: c.device for c in cells if c.is_baseline}
+    runnable = [c for c in cells if c.execution is not None]
+    assert all(devices[c.baseline_cell_id] == c.device for c in runnable)
+
+
+def test_rules_reach_the_cells_of_a_device_by_its_name(cells_of, spec_text):
+    cells = cells_of(
+        f"{spec_text}devices: [cpu, {{name: rpi5, labels: {{qb/board: rpi5}}, threads: 4}}]\n"
+        "exclude: {device: rpi5, bits: 'w4*'}\n"
+        "overrides: {when: {device: rpi5}, set: {timeout_retries: 2}}\n"
+        "include: {device: rpi5, bits: w6}\n"
+    )
+    bits = {
+        name: {str(c.bits) for c in cells if c.device.name == name and c.bits}
+        for name in ("cpu", "rpi5")
+    }
+    assert bits["cpu"] - bits["rpi5"] == {"w4"}
+    assert bits["rpi5"] - bits["cpu"] == {"w6"}
+    assert {c.timeout_retries for c in cells if c.device.name == "rpi5"} == {2}
+    assert {c.timeout_retries for c in cells if c.device.name == "cpu"} == {0}
+
+
+def test_the_plan_shows_a_device_by_its_name_and_as_json_its_labels(load, spec_text):
+    spec = load(spec_text + on("rpi5", "{qb/board: rpi5}", ", threads: 4"))
+    _, first, *_ = plan_lines(expand(spec))
+    assert first.split()[4] == "rpi5"
+    record = json.loads(next(plan_json_lines(expand(spec))))
+    assert (record["device"], record["threads"]) == ("rpi5", 4)
+    assert record["device_labels"] == {"qb/board": "rpi5"}

@@ -1,0 +1,92 @@
+"""One driver per folder of an object store."""
+
+import threading
+import time
+
+import pytest
+
+from qb_cluster.errors import RunFolderError
+from qb_cluster.storage import open_folder
+from qb_cluster.storage.object_lock import ObjectLock
+
+BEAT_S, STALE_S = 0.05, 0.6
+
+
+@pytest.fixture
+def folder(s3_place):
+    return open_folder(s3_place)
+
+
+def take(folder, stale_s=STALE_S):
+    return ObjectLock.take(folder, BEAT_S, stale_s)
+
+
+def die(lock):
+    """Leave a lock as a driver leaves it that is killed."""
+    lock._stop.set()
+    lock._thread.join()
+
+
+def test_a_live_holder_is_told_by_its_heart_and_named(folder):
+    with_lock = take(folder)
+    began = time.monotonic()
+    with pytest.raises(RunFolderError, match=r"in use by another driver \(process \d+ on .*--out"):
+        take(folder, stale_s=30)
+    assert time.monotonic() - began < 5
+    with_lock.check()
+    with_lock.release()
+    take(folder).release()
+
+
+def test_the_lock_of_a_dead_driver_is_taken_over_once_it_is_stale(folder):
+    die(take(folder))
+    began = time.monotonic()
+    second = take(folder)
+    assert time.monotonic() - began > STALE_S
+    assert len(folder.names(".lock")) == 1
+    second.release()
+
+
+def test_the_lock_of_a_driver_that_died_long_ago_is_taken_over_at_once(folder):
+    die(take(folder, stale_s=0.1))
+    time.sleep(2.2)  # the store's clock ticks in seconds
+    began = time.monotonic()
+    take(folder, stale_s=0.1).release()
+    assert time.monotonic() - began < 1
+
+
+def test_of_many_who_come_at_once_one_at_most_gets_it(folder):
+    got, refused = [], []
+
+    def contend():
+        try:
+            got.append(take(folder))
+        except RunFolderError:
+            refused.append(1)
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    assert len(refused) == 3
+    got[0].release()
+    assert folder.names(".lock") == []
+
+
+def test_a_driver_that_slept_and_lost_its_lock_writes_no_more(folder):
+    asleep = take(folder)
+    die(asleep)
+    take(folder).release()
+    with pytest.raises(RunFolderError, match="another driver may have this run"):
+        asleep.check()
+
+
+def test_a_driver_whose_lock_was_taken_away_finds_out(folder):
+    lock = take(folder, stale_s=30)
+    folder.delete(lock._name)
+    lock._thread.join(timeout=5)
+    with pytest.raises(RunFolderError, match="another driver may have this run"):
+        lock.check()
+    lock.release()
