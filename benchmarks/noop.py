@@ -6,9 +6,13 @@ from typing import Any
 
 from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import (
+    Arrays,
+    Artifact,
     ArtifactFacts,
     ArtifactRef,
     Content,
+    Executable,
+    LoadModel,
     Outcome,
     QualityResult,
     Quantization,
@@ -70,6 +74,24 @@ class Backend:
         """Say yes."""
         del quantization
         return Support(supported=True)
+
+    def convert(self, model: LoadModel, example: Arrays) -> Artifact:
+        """Refuse: no worker calls it here."""
+        raise NotImplementedError
+
+    def quantize(
+        self,
+        model: LoadModel,
+        baseline: Artifact,
+        quantization: Quantization,
+        calibration: Arrays | None,
+    ) -> Artifact:
+        """Refuse: no worker calls it here."""
+        raise NotImplementedError
+
+    def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
+        """Refuse: no worker calls it here."""
+        raise NotImplementedError
 
 
 class Worker:

@@ -235,8 +235,7 @@ def _run(
     ) as folder:
         for problem in folder.problems:
             console.print(f"warning: {problem}", highlight=False, markup=False)
-        done = len(folder.finished())
-        with RunProgress(console, planned, done) as progress:
+        with RunProgress(console, planned, folder.count) as progress:
             sweep = Sweep(
                 expand(spec),
                 folder,

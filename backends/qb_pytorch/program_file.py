@@ -108,6 +108,9 @@ def read(data: bytes, what: str) -> tuple[Any, dict[str, str]]:
     extra = {SIGNATURE: ""}
     try:
         with quiet():
+            # Registers the operators of quantized tensors, which the program may call.
+            from torchao.quantization.pt2e import quantize_pt2e  # noqa: F401
+
             program = torch.export.load(io.BytesIO(safe), extra_files=extra)
     except Exception as error:  # torch has no error of its own for such files, but many
         raise _unreadable(what, error) from None

@@ -4,12 +4,13 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from qb_cluster.errors import PoolError
+from qb_cluster.nodes.cores import THREAD_VARIABLES
 
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 0.5
@@ -100,6 +101,34 @@ class RayCluster:
                 "Ray has ended on this machine; finished cells are kept: run the same command again"
             )
         return {node.node_id: node for node in alive}
+
+    def start_actor(self, actor: type, arguments: Sequence[Any], node: Node, threads: int) -> Any:
+        """Start an actor on a node, and only there; gives its handle.
+
+        It is never restarted and its calls are never retried: only then does Ray say what really
+        ended it, and attempts stay the scheduler's to count.
+
+        Args:
+            actor: its class.
+            arguments: of its constructor.
+            node: where.
+            threads: cores that are its own, and the most threads of a numerical library.
+        """
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+        # Inductor compiles in a pool of processes of its own otherwise, beside what is timed.
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+        # Zero GPUs asked for does not hide them by itself.
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        options = self._ray.remote(actor).options(
+            num_cpus=threads,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": environment},
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
+        )
+        return options.remote(*arguments)
 
     def close(self) -> None:
         """Leave the cluster; end it if it is our own."""

@@ -1,8 +1,6 @@
 """Workers as Ray actors, a share of the cores of every node each.
 
-Actors run with ``max_restarts=0`` and ``max_task_retries=0``: only then does Ray say what really
-ended one, and attempts stay the scheduler's to count. A deadline ends in ``ray.kill``, since Ray
-cannot stop a running actor call in any other way.
+A deadline ends in ``ray.kill``, since Ray cannot stop a running actor call in any other way.
 """
 
 import logging
@@ -23,7 +21,6 @@ from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
 from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
 from qb_cluster.errors import PoolError
-from qb_cluster.nodes.cores import THREAD_VARIABLES
 from qb_cluster.worker import Worker
 
 LOOK_EVERY_S = 2.0
@@ -41,6 +38,7 @@ class _Actor:
     Attributes:
         calls: its pending calls in the order in which they run; the first one is the hello.
         hello: ``None`` until it is up.
+        doubt: the error of a call whose cause Ray did not know yet.
     """
 
     node: Node
@@ -48,6 +46,7 @@ class _Actor:
     log: Path
     calls: deque[Any] = field(default_factory=deque)
     hello: Hello | None = None
+    doubt: Exception | None = None
 
 
 class RayPool:
@@ -84,7 +83,6 @@ class RayPool:
         import ray
 
         self._ray: Any = ray
-        self._actor_class: Any = ray.remote(WorkerProcess)
         self._logs = logs
         self._threads = threads
         self._arguments = (pack([make_runner]), artifacts)
@@ -174,15 +172,30 @@ class RayPool:
             look_at = []
             for call in ready:
                 worker = heads[call]
-                try:
-                    answer = self._ray.get(call)
-                except self._ray.exceptions.RayError as error:
-                    dead[worker] = error
-                    continue
-                self._actors[worker].calls.popleft()
-                events.append(self._heard(worker, answer))
-                look_at.append(worker)
+                answer = self._answer(self._actors[worker], call)
+                if isinstance(answer, Exception):
+                    dead[worker] = answer
+                elif answer is not None:
+                    self._actors[worker].calls.popleft()
+                    events.append(self._heard(worker, answer))
+                    look_at.append(worker)
         return events, dead
+
+    def _answer(self, actor: _Actor, call: Any) -> bytes | Hello | Exception | None:
+        """Give what a call came to; ``None`` while it is in doubt."""
+        try:
+            answer: bytes | Hello = self._ray.get(call)
+        except self._ray.exceptions.ActorUnavailableError as error:
+            if actor.doubt is not None:
+                return actor.doubt
+            # The connection broke before Ray heard why. Whoever asks again is told.
+            actor.doubt = error
+            actor.calls = deque([actor.handle.hello.remote()])
+            return None
+        except self._ray.exceptions.RayError as error:
+            ended: Exception = error
+            return ended
+        return actor.doubt or answer  # in doubt, it lives and the call it had is lost
 
     def _heard(self, worker: str, answer: bytes | Hello) -> Event:
         if isinstance(answer, bytes):
@@ -235,23 +248,11 @@ class RayPool:
                     self._spawn(node)
 
     def _spawn(self, node: Node) -> None:
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
         self._started += 1
         worker = f"worker-{self._started}"
         log = self._logs / f"{worker}.{os.getpid()}.log"
-        environment = dict.fromkeys(THREAD_VARIABLES, str(self._threads))
-        # Inductor compiles in a pool of processes of its own otherwise, beside what is timed.
-        environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-        # Zero GPUs asked for does not hide them by itself.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
-        handle = self._actor_class.options(
-            num_cpus=self._threads,
-            max_restarts=0,
-            max_task_retries=0,
-            runtime_env={"env_vars": environment},
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.node_id, soft=False),
-        ).remote(*self._arguments, str(log), self._import_paths)
+        arguments = (*self._arguments, str(log), self._import_paths)
+        handle = self._cluster.start_actor(WorkerProcess, arguments, node, self._threads)
         self._actors[worker] = _Actor(node, handle, log, deque([handle.hello.remote()]))
 
     def _despair(self, now: float) -> None:

@@ -1,7 +1,7 @@
 """Progress of a run: a bar on a terminal, plain lines anywhere else."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -27,13 +27,14 @@ class RunProgress:
     Args:
         console: where to.
         total: how many rows there will be, those of earlier runs included.
-        done: how many there are.
+        count: tells how many there are.
     """
 
-    def __init__(self, console: Console, total: int, done: int) -> None:
+    def __init__(self, console: Console, total: int, count: Callable[[], int]) -> None:
         self._console = console
         self._total = total
-        self._done = done
+        self._count = count
+        self._done = count()
         self._statuses: Counter[str] = Counter()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -44,7 +45,7 @@ class RunProgress:
             refresh_per_second=REFRESH_PER_SECOND,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=total, completed=done)
+        self._task = self._bar.add_task("", total=total, completed=self._done)
 
     def __enter__(self) -> Self:
         """Start the bar."""
@@ -65,8 +66,9 @@ class RunProgress:
         self._statuses.update(ended.status for ended in cells)
         counts = ", ".join(f"{count} {status}" for status, count in self._statuses.most_common())
         is_crowd = len(cells) > MOST_LINES
+        done = self._count()
         for ended in cells[:MOST_LINES]:
-            self._done += 1
+            self._done = min(self._done + 1, done)  # a cell that runs again counts once
             cell = ended.cell
             scheme = cell.scheme.label if cell.scheme else "float"
             bits = cell.bits or "f32"
@@ -76,10 +78,9 @@ class RunProgress:
                 self._say(ended.status, f"{name}: {ended.error}")
             if ended.status == "ok" and not self._console.is_terminal and not is_crowd:
                 self._say("ok", name)
-        if is_crowd:
-            self._done += len(cells) - MOST_LINES
-            if not self._console.is_terminal:
-                self._say("so far", counts)
+        self._done = done
+        if is_crowd and not self._console.is_terminal:
+            self._say("so far", counts)
         self._bar.update(self._task, completed=self._done, description=counts)
 
     def notice(self, text: str) -> None:

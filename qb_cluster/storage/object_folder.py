@@ -1,6 +1,7 @@
 """A folder of an object store: S3, what speaks its language, or Google Cloud Storage."""
 
 import io
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -49,7 +50,7 @@ class ObjectFolder:
             self._system, self._root = opened or _opened(self._base, self._options)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise RunFolderError(
-                f"{self._base} is no place to store in: {_explanation(error)}; give "
+                f"{self} is no place to store in: {_explanation(error)}; give "
                 "s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, with options of pyarrow.fs after a ?"
             ) from error
         self._undeleted: set[str] = set()
@@ -60,8 +61,8 @@ class ObjectFolder:
         return f"{self._base}?{self._options}".rstrip("?")
 
     def __str__(self) -> str:
-        """Give the URL without its options, which may hold a secret."""
-        return self._base
+        """Give the URL without credentials and options, which may hold secrets."""
+        return re.sub(r"//[^/]*@", "//", self._base)
 
     def folder(self, name: str) -> "ObjectFolder":
         """Give a folder in this one."""

@@ -7,6 +7,7 @@ been put. The holder rewrites its file again and again. Whether it is alive is t
 own times, and from whether the file changes, so the clocks of machines need not agree.
 """
 
+import random
 import threading
 import time
 import uuid
@@ -128,7 +129,7 @@ def _await_the_end(folder: "ObjectFolder", names: list[str], beat_s: float, stal
     seen = {name: _read(folder, name) for name in names}
     began = time.monotonic()
     while time.monotonic() - began <= stale_s and any(seen.values()):
-        time.sleep(min(beat_s, stale_s) / 2)
+        time.sleep(min(beat_s, stale_s) * random.uniform(0.3, 0.7))  # noqa: S311 - not in step
         for name, before in seen.items():
             now = _read(folder, name)
             if before is not None and now not in {before, None}:

@@ -14,6 +14,18 @@ from qb_cluster.store.tables import RESULTS, SCHEMAS
 
 _FLOAT_BITS: Final = 32
 
+
+def _last(ended: FinishedCell, name: str) -> Any:
+    return getattr(ended.outcomes[-1], name) if ended.outcomes else None
+
+
+def _error(ended: FinishedCell) -> str | None:
+    last = ended.outcomes[-1] if ended.outcomes else None
+    if last is not None and last.stage == "latency" and last.status != "ok":
+        return f"latency stage: {ended.error}"
+    return ended.error
+
+
 _OF_CELL: Final[Mapping[str, Callable[[Cell], Any]]] = {
     "cell_id": lambda cell: cell.cell_id,
     "sweep": lambda cell: cell.sweep,
@@ -32,7 +44,7 @@ _OF_CELL: Final[Mapping[str, Callable[[Cell], Any]]] = {
 """Which cell it is."""
 _OF_FATE: Final[Mapping[str, Callable[[FinishedCell], Any]]] = {
     "status": lambda ended: ended.status,
-    "error": lambda ended: _error(ended),
+    "error": _error,
     "traceback": lambda ended: _last(ended, "traceback"),
     "story": lambda ended: ended.story,
     "attempt": lambda ended: ended.attempt,
@@ -127,17 +139,6 @@ def _array(field: pa.Field, values: list[Any], cells: Sequence[Cell]) -> pa.Arra
             except (pa.ArrowException, OverflowError) as error:
                 raise ValueError(f"cell {cell.cell_id}: column '{field.name}': {error}") from error
         raise
-
-
-def _last(ended: FinishedCell, name: str) -> Any:
-    return getattr(ended.outcomes[-1], name) if ended.outcomes else None
-
-
-def _error(ended: FinishedCell) -> str | None:
-    last = ended.outcomes[-1] if ended.outcomes else None
-    if last is not None and last.stage == "latency" and last.status != "ok":
-        return f"latency stage: {ended.error}"
-    return ended.error
 
 
 def _percentile(calibration: Calibration) -> float | None:

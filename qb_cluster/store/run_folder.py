@@ -119,6 +119,10 @@ class RunFolder:
         """The place of artifacts and outputs, as text that any process understands."""
         return self._folder.folder("artifacts").place
 
+    def count(self) -> int:
+        """Count the cells that have a row."""
+        return len(self._finished)
+
     def finished(self) -> dict[str, str]:
         """Give the status of every cell that has a row, by cell id."""
         return dict(self._finished)

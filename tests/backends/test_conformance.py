@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -153,3 +156,31 @@ def test_a_file_that_is_no_model_is_an_error_of_its_cell(tmp_path, ending):
         for name in takers:
             with pytest.raises(CellError, match=f"model.{ending}"):
                 backend(name).convert(lambda path=path: path, example)
+
+
+OPEN_ELSEWHERE = """
+import pickle, sys
+from qb_cluster.catalog import plugins
+from qb_cluster.contracts import Ref
+
+backend_name, model_name, inputs, artifacts = pickle.load(sys.stdin.buffer)
+backend = plugins.make("backend", Ref(backend_name, backend_name))
+load = lambda: plugins.make("model", Ref(model_name, model_name))
+outputs = [next(iter(backend.open(one, load, 1)({"input": inputs}).values())) for one in artifacts]
+pickle.dump(outputs, open(sys.argv[1], "wb"))
+"""
+
+
+@pytest.mark.parametrize(("name", "model_name"), SMALL)
+def test_an_artifact_runs_in_a_process_that_never_quantized_anything(tmp_path, name, model_name):
+    # The static ones first: what opening another one imports must not help them.
+    made = [quantized(name, model_name, scheme, bits) for scheme, bits in reversed(CASES)]
+    inputs = digits().inputs["input"][:16]
+    asked = pickle.dumps((name, model_name, inputs, [artifact for artifact, _ in made]))
+    command = [sys.executable, "-W", "ignore", "-c", OPEN_ELSEWHERE, str(tmp_path / "outputs")]
+    done = subprocess.run(command, input=asked, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()[-2_000:]
+    elsewhere = pickle.loads((tmp_path / "outputs").read_bytes())
+    for (_, here), there in zip(made, elsewhere, strict=True):
+        expected = next(iter(here({"input": inputs}).values()))
+        np.testing.assert_allclose(there, expected, atol=1e-5)

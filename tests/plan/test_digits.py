@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qb_cluster.plan import check_size, expand
-from qb_cluster.spec import calibration_label, load_spec
+from qb_cluster.spec import calibration_label, label_of, load_spec
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "sweeps" / "digits.yaml"
@@ -82,8 +82,10 @@ def test_the_bits_sweep_is_2_to_16_bits_by_granularity_and_by_calibration():
 
 
 def test_the_examples_of_the_documentation_are_right(load):
-    schemes, calibration, rules = EXAMPLES
+    schemes, calibration, devices, rules = EXAMPLES
     text = DIGITS.read_text()
     assert len(list(expand(load(text + calibration + rules)))) > len(list(expand(load(text))))
     labels = [s.ref.label for s in load(re.sub(r"schemes: .*\n", schemes, text)).grid.scheme]
     assert "groups of 32" in labels
+    named = [label_of(device) for device in load(text + devices).devices]
+    assert named == ["cpu", "cpu[threads=2]", "rpi5"]

@@ -11,6 +11,7 @@ from datetime import timedelta
 
 import pandas as pd
 import pytest
+from object_store import s3_place, s3_server
 from rich.console import Console
 from stored_cells import BEGIN, failed, finish, make_cell, never_run, quality
 
@@ -20,6 +21,8 @@ from qb_cluster.report.run_status import failures, given_up, hosts, pace, read_s
 from qb_cluster.report.status import print_status, to_json, to_terminal
 from qb_cluster.store.rows import results_table
 from qb_cluster.store.run_folder import RunFolder
+
+__all__ = ["s3_place", "s3_server"]
 
 STORY = "09:14:03 attempt 1 on bench: killed by signal 11\n09:14:09 attempt 2 on bench: signal 11"
 
@@ -223,6 +226,15 @@ def test_a_driver_that_was_killed_does_not_work_on_it(tmp_path):
     status = read_status(tmp_path / "run")
     assert (status.driver, status.finished, status.left) == (None, 0, 3)
     assert "nobody works on it now" in shown(status)
+
+
+def test_a_run_in_an_object_store_is_read_alike(request, finished):
+    url = request.getfixturevalue("s3_place")
+    with opened(url, planned_cells=40) as folder:
+        folder.commit_cells(finished)
+        status = read_status(url)
+    assert (status.finished, status.left, status.driver.pid) == (16, 24, os.getpid())
+    assert read_status(url).driver is None
 
 
 def test_a_driver_elsewhere_may_have_been_killed(run, monkeypatch):
