@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
-FAILURES = ("failed", "timeout", "oom", "crashed")
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
 
 
@@ -218,7 +217,7 @@ def _run(
     """Run a sweep; gives how many of the folder's cells have failed."""
     from qb_cluster.dispatch.sweep import Sweep
     from qb_cluster.plan import expand, expected_size
-    from qb_cluster.plan.selection import rerun_filter, unmatched
+    from qb_cluster.plan.selection import FAILURES, rerun_filter, unmatched
     from qb_cluster.report.progress import RunProgress
     from qb_cluster.store.run_folder import RunFolder
 
@@ -346,6 +345,9 @@ def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder"
     )
     try:
         _refuse(unmet(spec.devices, pool.nodes()))
+    except OSError as error:
+        pool.close()
+        raise PoolError(f"the head of the Ray cluster does not answer: {error}") from error
     except PoolError:
         pool.close()
         raise

@@ -59,8 +59,12 @@ class Device:
 
     @property
     def label(self) -> str:
-        """What tables and rules call it: ``cpu``, ``cpu[threads=2]``."""
-        return self.name if self.threads == 1 else f"{self.name}[threads={self.threads}]"
+        """What tables and rules call it: ``cpu``, ``cpu[threads=2]``.
+
+        One with labels has a name of the user's own, and its threads need no saying.
+        """
+        is_plain = self.threads == 1 or self.labels
+        return self.name if is_plain else f"{self.name}[threads={self.threads}]"
 
 
 @dataclass(frozen=True, slots=True)

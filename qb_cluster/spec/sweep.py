@@ -56,8 +56,7 @@ def label_of(entry: Entry) -> str:
         case NamedScheme(ref=ref) | NamedBackend(ref=ref):
             return ref.label
         case Device():
-            # One device has a name of the user's own: its threads need no saying.
-            return entry.name if entry.labels else entry.label
+            return entry.label
         case Calibration():
             return calibration_label(entry)
         case _:

@@ -74,6 +74,7 @@ class RunFolder:
         self._journaled: dict[str, datetime] = {}  # start of the stage by cell id
         self._strays: frozenset[str] = frozenset()  # cells with rows in tables, but with no marker
         self._last_stamp = 0
+        self._is_closed = False
         self._failed: int | None = None  # time of a commit that could not be taken back yet
         self._pending: dict[int, _Gone] = {}  # by time of the commit, what it has still to drop
 
@@ -110,7 +111,7 @@ class RunFolder:
                 run._prepare()
                 run._record_spec(sweep, spec_text, spec_digest)
             except BaseException:
-                run._held.release()
+                run._let_go()
                 raise
         return run
 
@@ -227,11 +228,13 @@ class RunFolder:
             self._journaled.pop(cell_id, None)
 
     def close(self) -> None:
-        """Put small parts together, and let go of the folder."""
+        """Put small parts together, and let go of the folder; once more does nothing."""
+        if self._is_closed:
+            return
         try:
             self._merge(TABLES, MANY_AT_THE_END)
         finally:
-            self._held.release()
+            self._let_go()
 
     def __enter__(self) -> Self:
         """Give the folder itself."""
@@ -247,7 +250,11 @@ class RunFolder:
         if kind is None:
             self.close()
         else:
-            self._held.release()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._is_closed = True
+        self._held.release()
 
     def _prepare(self) -> None:
         """Finish what was begun, delete what never happened, and read the rest."""

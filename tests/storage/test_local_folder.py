@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 
 import pandas as pd
 import pytest
@@ -81,11 +82,12 @@ def test_a_write_that_fails_leaves_nothing(folder, monkeypatch):
 
 
 def test_a_plain_reader_beside_exchanges_sees_all_rows_once_or_fails(tmp_path):
-    """Each exchange puts two halves of the rows together, or takes them apart again."""
+    """Each exchange puts two halves of the rows together or takes them apart; others stay."""
     folder = LocalFolder(tmp_path)
     halves = [pd.DataFrame({"n": range(start, 100, 2)}).to_parquet() for start in (0, 1)]
     whole = pd.DataFrame({"n": range(100)}).to_parquet()
-    folder.exchange("t", {"0-0": halves[0], "1-0": halves[1]}, (), str)
+    others = {f"k{n}.0": pd.DataFrame({"n": [n]}).to_parquet() for n in range(100, 180)}
+    folder.exchange("t", {"half0": halves[0], "half1": halves[1]} | others, (), str)
     stop = threading.Event()
 
     def exchange():
@@ -93,24 +95,31 @@ def test_a_plain_reader_beside_exchanges_sees_all_rows_once_or_fails(tmp_path):
             if stop.is_set():
                 return
             put = (
-                {f"0-{number}": whole}
+                {f"whole-{number}": whole}
                 if number % 2
-                else dict(zip((f"0-{number}", f"1-{number}"), halves, strict=True))
+                else {f"half0-{number}": halves[0], f"half1-{number}": halves[1]}
             )
-            folder.exchange("t", put, folder.names("t"), str)
+            gone = [name for name in folder.names("t") if not name.startswith("k")]
+            folder.exchange(
+                "t", put, gone, lambda name, number=number: f"{name.partition('.')[0]}.{number}"
+            )
+            time.sleep(0.05)
 
     writer = threading.Thread(target=exchange)
     writer.start()
-    seen = 0
+    began, seen, failed = time.monotonic(), 0, 0
     try:
-        while seen < 60:
+        while time.monotonic() - began < 3:
             try:
                 frame = pd.read_parquet(tmp_path / "t")
                 found = frame["n"]  # it has no columns when all files went before the first look
             except (FileNotFoundError, KeyError):
+                failed += 1
                 continue
-            assert sorted(found) == list(range(100))
+            assert sorted(found) == list(range(180))
             seen += 1
     finally:
         stop.set()
         writer.join()
+    assert seen
+    assert failed

@@ -4,7 +4,8 @@
 kills itself just before its k-th writing operation on a file there; until one gets to the end.
 What it was told to be on disk it writes to ``FOLDER/done-k``.
 
-``again FOLDER``: the same, with cells that have been run and run again, and with parts merged.
+``again FOLDER``: the same with cells that have been run and run again, and with parts merged; but
+for the operations that make files to be renamed, which differ in what is left aside alone.
 
 ``loop FOLDER``: commits cells into FOLDER for ever and says each id once it is on disk.
 """
@@ -25,7 +26,7 @@ from qb_cluster.store.run_folder import RunFolder
 
 N = 5
 CELLS = [make_cell(None), *(make_cell("static", bits) for bits in ("w8a8", "w4a8", "w3a8"))]
-OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "shutil.rmtree"}
+OPERATIONS = {"os.rename", "os.remove", "shutil.rmtree"}
 AGAIN = BEGIN.replace(year=BEGIN.year + 1)
 
 
@@ -85,13 +86,14 @@ def _finished(cell, journaled=None):
     return finish(cell, *outcomes)
 
 
-def _die_before(step, folder):
+def _die_before(step, folder, *, is_making_counted=True):
     steps = count()
 
     def hook(event, arguments):
         # An audit hook is called before the operation, so no production code knows of it.
-        is_write = event in OPERATIONS or (event == "open" and arguments[2] & os.O_CREAT)
-        if is_write and str(arguments[0]).startswith(f"{folder}/") and next(steps) == step:
+        is_making = event == "os.mkdir" or (event == "open" and arguments[2] & os.O_CREAT)
+        is_counted = event in OPERATIONS or (is_making and is_making_counted)
+        if is_counted and str(arguments[0]).startswith(f"{folder}/") and next(steps) == step:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
@@ -106,7 +108,7 @@ def _run_and_die(folder, step):
 
 def _run_again_and_die(folder, step):
     shutil.copytree(folder / "first", folder / str(step))
-    _die_before(step, folder / str(step))
+    _die_before(step, folder / str(step), is_making_counted=False)
     with open_folder(folder / str(step)) as run:
         run_again(run)
 

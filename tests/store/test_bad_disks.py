@@ -80,6 +80,35 @@ def with_two_parts(path):
     return sorted((path / "results").glob("[0-9]*"))
 
 
+def test_a_new_row_that_does_not_fit_leaves_the_old_one_and_can_be_tried_again(tmp_path):
+    with open_folder(tmp_path) as run:
+        run.commit_cells([finish(CELL, quality(CELL, n=5, right=4), latency(CELL))])
+        before = parts(tmp_path)
+        again = finish(CELL, quality(CELL, n=5, right=4, value=0.25), latency(CELL))
+        with room_for(8_000), pytest.raises(RunFolderError, match="nothing written earlier"):
+            run.commit_cells([again])
+        assert parts(tmp_path) == before
+        assert list((tmp_path / ".tmp").iterdir()) == []
+        assert list((tmp_path / ".pending").iterdir()) == []
+        run.commit_cells([again])
+    assert read_results(tmp_path)["value"].tolist() == [0.25]
+    assert len(pd.read_parquet(tmp_path / "predictions")) == 5
+
+
+def test_parts_that_cannot_be_merged_for_want_of_room_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("qb_cluster.store.run_folder.MANY_AT_THE_END", 2)
+    with open_folder(tmp_path) as run:
+        for cell in (BASELINE, CELL):
+            run.commit_cells([finish(cell, quality(cell, n=5, right=4))])
+        before = parts(tmp_path)
+        with room_for(1_000):
+            run.close()
+    assert parts(tmp_path) == before
+    with open_folder(tmp_path) as run:
+        assert len(run.finished()) == 2
+    assert len(list((tmp_path / "results").glob("[0-9]*"))) == 1
+
+
 @pytest.mark.parametrize("keep", [0, 7, 1_000, -8, -1])
 def test_a_truncated_part_is_named_and_its_cells_run_again(tmp_path, keep):
     _, part = with_two_parts(tmp_path)

@@ -8,18 +8,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from itertools import count
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from object_store import names, read
+from pyarrow import fs
 from stored_cells import finish, make_cell, quality
 
 from qb_cluster.errors import RunFolderError
+from qb_cluster.storage import StorageError
 from qb_cluster.storage.object_folder import ObjectFolder
-from qb_cluster.store import run_folder
-from qb_cluster.store.reading import read_results
+from qb_cluster.store import reading, run_folder
+from qb_cluster.store.reading import read_results, read_table
 from qb_cluster.store.run_folder import RunFolder
 
 HERE = Path(__file__).parent
@@ -135,13 +137,14 @@ def check_after_kill(place, driver, open_run):
     try:
         stored = read_results(place)
         assert sorted(stored["cell_id"]) == sorted(cell.cell_id for cell in driver.CELLS)
+        samples = read_table(reading.open_folder(place), "samples", [])
+        assert not samples.duplicated(["cell_id", "attempt", "block", "position"]).any()
     except RunFolderError as error:
         assert "Run `qb run` again" in str(error)  # noqa: PT017 - killed within an exchange
     with open_run(place) as run:
         assert run.problems == []
         seen = assert_old_or_new(place, driver.CELLS)
         driver.run_again(run)
-        assert assert_old_or_new(place, driver.CELLS) == (True, True)
     assert assert_old_or_new(place, driver.CELLS) == (True, True)
     assert names(place, ".pending") == []
     return seen
@@ -158,7 +161,7 @@ def test_a_driver_killed_while_it_replaces_rows_and_merges_parts_loses_and_doubl
         seen.add(check_after_kill(str(folder), driver, open_folder))
         assert list((folder / ".tmp").iterdir()) == []
     assert seen == {(False, False), (True, False), (True, True)}
-    assert len(folders) > 60
+    assert len(folders) > 30
 
 
 class Killed(BaseException):
@@ -166,13 +169,22 @@ class Killed(BaseException):
 
 
 class DyingFolder(ObjectFolder):
-    """An object store whose driver dies just before its `step`-th write; nothing is written then."""
+    """An object store whose driver dies just before its `step`-th write; nothing is written then.
+
+    A place without `://` is a folder of this machine that is used as if it were an object store.
+    """
+
+    def __init__(self, place):
+        opened = None if "://" in place else (fs.LocalFileSystem(), place)
+        super().__init__(place, opened)
 
     step = -1
     steps = 0
 
     def replace(self, name, data):
         self._write()
+        if isinstance(self._system, fs.LocalFileSystem):
+            self._system.create_dir(self._path(name).rpartition("/")[0])
         super().replace(name, data)
 
     def delete(self, name):
@@ -190,9 +202,9 @@ class DyingFolder(ObjectFolder):
         return Unlocked()  # its own are in tests/storage
 
     def _write(self):
-        if self.steps >= self.step >= 0:
-            raise Killed
         self.steps += 1
+        if self.steps > self.step >= 0:
+            raise Killed
 
 
 def open_unlocked(place, folder=None):
@@ -201,25 +213,70 @@ def open_unlocked(place, folder=None):
         return open_folder(place)
 
 
-def test_a_driver_of_an_object_store_killed_before_any_one_write_loses_and_doubles_nothing(
-    s3_place, driver
+def kill_before(step, place, driver):
+    """Run a driver until it dies; gives what was found then, or `None` if it got to the end."""
+    with open_unlocked(place) as run:
+        driver.run_sweep(run)
+    folder = DyingFolder(place)
+    folder.step = step
+    try:
+        with open_unlocked(place, folder) as run:
+            driver.run_again(run)
+    except Killed:
+        return check_after_kill(place, driver, open_unlocked)
+    return None
+
+
+def test_a_driver_killed_before_any_one_write_where_nothing_is_exchanged_in_one_step(
+    tmp_path, driver, monkeypatch
 ):
-    seen = set()
-    for step in count():
-        place = s3_place.replace("/run?", f"/run-{step}?")
+    monkeypatch.setattr(reading, "open_folder", DyingFolder)
+    found = [kill_before(0, str(tmp_path / "0"), driver)]
+    while found[-1]:
+        found.append(kill_before(len(found), str(tmp_path / str(len(found))), driver))
+    assert set(found) == {(False, False), (True, False), (True, True), None}
+    assert len(found) > 30
+
+
+class FailingFolder(DyingFolder):
+    """An object store that refuses a few writes, from its `step`-th one on."""
+
+    refused = 3
+
+    def _write(self):
+        self.steps += 1
+        if self.step >= 0 and 0 < self.steps - self.step <= self.refused:
+            raise StorageError("please slow down")
+
+
+def test_an_object_store_that_refuses_any_few_writes_loses_and_doubles_nothing(
+    tmp_path, driver, monkeypatch
+):
+    """The same driver tries again, or a new one does."""
+    monkeypatch.setattr(reading, "open_folder", DyingFolder)
+    for step in range(0, 60, 2):
+        place = str(tmp_path / str(step))
         with open_unlocked(place) as run:
             driver.run_sweep(run)
-        folder = DyingFolder(place)
-        folder.step = step
-        try:
-            with open_unlocked(place, folder) as run:
+        folder = FailingFolder(place)
+        with open_unlocked(place, folder) as run:
+            folder.steps, folder.step = 0, step
+            try:
                 driver.run_again(run)
-        except Killed:
-            seen.add(check_after_kill(place, driver, open_unlocked))
-        else:
+            except RunFolderError as error:
+                assert "slow down" in str(error)  # noqa: PT017 - merges may fail without a word
+                with suppress(RunFolderError):  # it may not know what the store has
+                    driver.run_again(run)
+        assert check_after_kill(place, driver, open_unlocked)
+        if folder.steps < step:
             break
-    assert seen == {(False, False), (True, False), (True, True)}
-    assert step > 30
+    else:
+        raise AssertionError
+
+
+def test_a_driver_of_an_object_store_killed_now_and_then(s3_place, driver):
+    for step in (10, 17, 24, 31):
+        assert kill_before(step, s3_place.replace("/run?", f"/run-{step}?"), driver)
 
 
 @pytest.mark.parametrize("seconds", [0.01, 0.05, 0.13])
@@ -284,3 +341,63 @@ def test_a_reader_beside_a_driver_always_sees_whole_commits(tmp_path):
         reader.join()
     assert failures == []
     assert len(set(sizes)) > 2
+
+
+def test_readers_beside_a_driver_that_replaces_and_merges_miss_nothing_and_see_nothing_twice(
+    tmp_path, monkeypatch
+):
+    """Plain ones may fail when parts go under their hands; ours look again."""
+    monkeypatch.setattr("qb_cluster.store.run_folder.MANY", 2)
+    cells = [make_cell("static", "w8a8", seed=seed) for seed in range(6)]
+    stop = threading.Event()
+    problems, seen = [], {"ours": 0, "plain": 0}
+
+    def keep_reading(kind, read_them):
+        most = 0
+        while not stop.is_set():
+            try:
+                found = list(read_them()["cell_id"])
+            except (FileNotFoundError, KeyError):  # it has no columns if all parts went at once
+                if kind == "ours":
+                    problems.append("ours failed")
+                continue
+            if len(set(found)) != len(found) or len(found) < most:
+                problems.append(f"{kind}: {len(set(found))} of {len(found)} after {most}")
+            most = len(found)
+            seen[kind] += 1
+
+    readers = [
+        threading.Thread(target=keep_reading, args=("ours", lambda: read_results(tmp_path))),
+        threading.Thread(
+            target=keep_reading, args=("plain", lambda: pd.read_parquet(tmp_path / "results"))
+        ),
+    ]
+    with open_folder(tmp_path) as run:
+        for reader in readers:
+            reader.start()
+        began = time.monotonic()
+        try:
+            while time.monotonic() - began < 3:
+                for cell in cells:
+                    outcome = quality(cell, n=N, right=4, worse=1)
+                    run.commit_cells([finish(cell, outcome)])
+                time.sleep(0.05)
+        finally:
+            stop.set()
+            for reader in readers:
+                reader.join()
+    assert problems == []
+    assert all(seen.values())
+
+
+def test_parts_that_stay_get_new_names_when_others_are_exchanged(tmp_path):
+    """Else a reader could take those that went for parts that were never there."""
+    cells = [make_cell("static", "w8a8", seed=seed) for seed in range(3)]
+    with open_folder(tmp_path) as run:
+        for cell in cells:
+            run.commit_cells([finish(cell, quality(cell, n=N, right=4, worse=1))])
+        before = set(names(str(tmp_path), "results"))
+        run.commit_cells([finish(cells[0], quality(cells[0], n=N, right=4, worse=1))])
+        after = set(names(str(tmp_path), "results"))
+    assert not before & after
+    assert len(before) == len(after) == 4
