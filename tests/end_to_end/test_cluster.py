@@ -1,0 +1,95 @@
+"""A sweep over a cluster whose nodes die and join, and one that no node can serve."""
+
+import signal
+import time
+
+import pandas as pd
+import psutil
+import pytest
+
+pytestmark = pytest.mark.ray
+
+SPEC = """
+sweep: cluster
+models:
+  - stranger:centroids
+  - {name: "stranger:centroids", label: big, options: {scale: 10}}
+datasets: [stranger:blobs]
+schemes: [weight_only, static]
+bits: [w3, w4, w5, w6, w7, w8, w9, w10, w3a8, w4a8, w5a8, w6a8, w7a8, w8a8, w9a8]
+backends: [stranger:NumpyBackend]
+devices: [{name: board, labels: {qb/board: sim}}]
+measure: {latency: false}
+"""
+SLOW = '[{name: "stranger:NumpyBackend", options: {pause_s: 0.5}}]'
+QUALITY = ["cell_id", "status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head that is no board; boards are added by the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 1, "include_dashboard": False, "labels": {"qb/board": "none"}}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        yield cluster
+        cluster.shutdown()
+
+
+def rows(place, out):
+    try:
+        return len(pd.read_parquet(place.folder / out / "results", columns=["cell_id"]))
+    except FileNotFoundError:
+        return 0
+
+
+def wait_for_rows(place, out, count):
+    deadline = time.monotonic() + 60
+    while rows(place, out) < count:
+        assert time.monotonic() < deadline, f"{count} rows did not come"
+        time.sleep(0.05)
+
+
+def test_a_device_that_no_node_has_is_refused_before_anything_runs(place, cluster):
+    spec = place.spec(SPEC.replace("sim", "rpi5"))
+    done = place.qb("run", spec, "--out", "out", "--address", cluster.address)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "device 'board': no node has label qb/board=rpi5; known: qb/board=none" in done.stderr
+    assert rows(place, "out") == 0
+
+
+def test_a_wrong_address_is_a_clear_error(place):
+    done = place.qb("run", place.spec(SPEC), "--out", "out", "--address", "127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "127.0.0.1:9" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster):
+    plain = SPEC.replace("devices: [{name: board, labels: {qb/board: sim}}]\n", "")
+    reference = place.qb("run", place.spec(plain, "plain.yaml"), "--out", "plain", "--pool=inline")
+    assert reference.returncode == 0, reference.stderr
+    first = cluster.add_node(num_cpus=2, labels={"qb/board": "sim"})
+    driver = place.popen(
+        "run",
+        place.spec(SPEC.replace("[stranger:NumpyBackend]", SLOW)),
+        *("--out", "out", "--address", cluster.address),
+    )
+    wait_for_rows(place, "out", 5)
+    assert driver.poll() is None, "it was over before anything could be killed"
+    raylet = psutil.Process(first.all_processes["raylet"][0].process.pid)
+    raylet.send_signal(signal.SIGKILL)
+    cluster.add_node(num_cpus=2, labels={"qb/board": "sim"})
+    assert driver.wait(timeout=120) == 0
+    # Where a cell ran changes its id, and none of its numbers.
+    numbers = [name for name in QUALITY if name != "cell_id"]
+    keys = ["model", "scheme", "bits"]
+    here, there = (
+        place.results(out)[keys + numbers].sort_values(keys).reset_index(drop=True)
+        for out in ("plain", "out")
+    )
+    pd.testing.assert_frame_equal(here, there)
+    assert set(place.results("out")["device"]) == {"board"}
