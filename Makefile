@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast lint format bench schema constraints clean
+.PHONY: demo test test-fast nightly lint format bench schema constraints clean
 
 demo: $(STAMP)
 	$(BIN)/qb run sweeps/digits.yaml
@@ -15,6 +15,9 @@ test: $(STAMP)
 
 test-fast: $(STAMP)  ## seconds: no Ray, no framework
 	$(BIN)/pytest -m "not ray and not frameworks"
+
+nightly: $(STAMP)  ## an hour: the random kills fifty times over
+	QB_KILLS=50 $(BIN)/pytest tests/end_to_end/test_under_fire.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -27,9 +30,13 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## one by one: they must not run beside other load
+	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0" --editable ".[bench]"
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/simulated.py
 	$(BIN)/python benchmarks/sensitivity.py
+	$(BIN)/python benchmarks/dispatch.py
+	$(BIN)/python benchmarks/dispatch.py --growth
+	$(BIN)/python benchmarks/real_cells.py
 
 schema: $(STAMP)
 	$(BIN)/qb schema > sweeps/sweep.schema.json

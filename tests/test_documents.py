@@ -1,5 +1,6 @@
 """Documents that repeat what the code says must go on saying the same."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,14 @@ def test_the_measurement_page_states_the_limits_that_the_code_applies():
     assert f"more than {100 * kernel.MARGIN_AGREEMENT:g} percentage points below" in text
     assert f"more than {bits.MOST_RESIDUAL_DB:g} dB off the line" in text
     assert f"at least {bits.FEWEST_WIDTHS} neighbouring widths" in text
+
+
+def test_the_reliability_page_names_tests_that_exist():
+    named = set(re.findall(r"`(test_\w+)`", page("reliability.md")))
+    assert len(named) > 20
+    written = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert named <= written, named - written

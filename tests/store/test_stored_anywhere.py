@@ -1,8 +1,11 @@
 """What a run keeps to, on a local folder and on an object store alike."""
 
 import json
+import os
+import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +17,10 @@ from qb_cluster.contracts import Content
 from qb_cluster.errors import RunFolderError
 from qb_cluster.report.agreement import agreement
 from qb_cluster.report.write import write_report
+from qb_cluster.storage import StorageError
 from qb_cluster.storage import open_folder as folder_of
+from qb_cluster.storage.object_folder import ObjectFolder
+from qb_cluster.storage.object_lock import ObjectLock
 from qb_cluster.store import merging
 from qb_cluster.store.journal import JournalEntry
 from qb_cluster.store.reading import read_predictions, read_results, read_run
@@ -265,3 +271,52 @@ def test_text_that_is_a_place_and_a_path_are_the_same(tmp_path):
     with open_folder(tmp_path) as run:
         run.commit_cells([whole(CELL)])
     pd.testing.assert_frame_equal(read_results(tmp_path), read_results(str(tmp_path)))
+
+
+@pytest.fixture
+def quick_locks(monkeypatch):
+    take = partial(ObjectLock.take, beat_s=0.05, stale_s=0.6)
+    monkeypatch.setattr(ObjectFolder, "lock", take)
+
+
+def test_a_second_driver_is_refused_and_told_who_has_the_run(place, quick_locks):
+    with open_folder(place) as run:
+        with pytest.raises(RunFolderError, match=rf"in use .*\(process {os.getpid()} on .*--out"):
+            open_folder(place)
+        run.commit_cells([whole(CELL)])
+    with open_folder(place) as run:
+        assert run.finished() == {CELL.cell_id: "ok"}
+
+
+def test_a_driver_that_has_lost_its_lock_commits_nothing_more(s3_place, quick_locks):
+    with open_folder(s3_place) as run:
+        folder = folder_of(s3_place)
+        [name] = folder.names(".lock")
+        folder.delete(f".lock/{name}")
+        time.sleep(0.3)
+        with pytest.raises(RunFolderError, match="another driver may have this run"):
+            run.commit_cells([whole(CELL)])
+    assert read(s3_place, "results").empty
+
+
+def test_a_bucket_that_is_not_there_is_told_without_a_traceback(s3_place):
+    nowhere = s3_place.replace("//bucket-", "//no-bucket-")
+    with pytest.raises(RunFolderError, match=r"cannot be used.*no such bucket.*another --out"):
+        open_folder(nowhere)
+    with pytest.raises(RunFolderError, match="does not exist"):
+        read_run(nowhere)
+
+
+def test_a_store_that_fails_while_a_run_is_read_does_not_pass_for_damaged_parts(
+    s3_place, monkeypatch
+):
+    with open_folder(s3_place) as run:
+        run.commit_cells([whole(CELL)])
+
+    def fail(folder, name):
+        raise StorageError("the store is on fire")
+
+    monkeypatch.setattr(ObjectFolder, "open", fail)
+    for use in (read_run, open_folder):
+        with pytest.raises(RunFolderError, match="on fire"):
+            use(s3_place)
