@@ -6,12 +6,13 @@ its own. Limits: 10,000 cells a second, from all workers being up to the last ro
 100 MB of growth of the driver meanwhile; 10 s from starting the process anew in a half-finished
 folder to the first new cell, and 10 s for all that resuming costs beyond the remaining cells.
 
-``--growth`` instead runs 1,000, 10,000 and 100,000 cells: a cell's time, without the constant
-start of Ray and its workers, must be the same within a fifth.
+``--growth`` instead runs 1,000, 10,000 and 100,000 cells, three times each: the median time of a
+cell, without the constant start of Ray and its workers, must be the same within a fifth.
 """
 
 import argparse
 import itertools
+import statistics
 import sys
 import tempfile
 import time
@@ -39,11 +40,12 @@ MOST_GROWTH_MB = 100
 MOST_RESUME_S = 10.0
 MOST_UNEVENNESS = 1.2
 SIZES = (1_000, 10_000, 100_000)
-PEERS: dict[peers.Peer, int] = {
-    peers.tune_grid: 300,
-    peers.hydra_joblib: 200,
-    peers.ray_tasks_one_by_one: 5_000,
-    peers.ray_tasks_windowed: 5_000,
+ROUNDS = 3
+PEERS: dict[str, tuple[peers.Peer, int]] = {
+    "Ray Tune, a trial a cell": (peers.tune_grid, 300),
+    "Hydra multirun, joblib": (peers.hydra_joblib, 200),
+    "plain Ray tasks, one by one": (peers.ray_tasks_one_by_one, 5_000),
+    "plain Ray tasks, windowed": (peers.ray_tasks_windowed, 5_000),
 }
 """Peers, and how many cells each is given: their rates do not grow with more."""
 
@@ -221,10 +223,13 @@ def growth() -> bool:
     print(f"{'cells':>10}{'a cell, µs':>14}{'memory growth, MB':>20}")
     costs = []
     for cells in SIZES:
-        with tempfile.TemporaryDirectory() as place:
-            ran = peers.fresh(run_sweep, cells, _prepare(Path(place), cells))
-        costs.append(ran.per_cell_s)
-        print(f"{cells:>10,}{1e6 * ran.per_cell_s:>14.1f}{ran.growth_mb:>20.1f}")
+        rounds = []
+        for _ in range(ROUNDS):
+            with tempfile.TemporaryDirectory() as place:
+                rounds.append(peers.fresh(run_sweep, cells, _prepare(Path(place), cells)))
+        costs.append(statistics.median(ran.per_cell_s for ran in rounds))
+        memory = max(ran.growth_mb for ran in rounds)
+        print(f"{cells:>10,}{1e6 * costs[-1]:>14.1f}{memory:>20.1f}")
     unevenness = max(costs) / min(costs)
     print(f"\nlargest ÷ smallest: {unevenness:.2f}, at most {MOST_UNEVENNESS:.2f}")
     return unevenness <= MOST_UNEVENNESS
@@ -248,12 +253,12 @@ def _is_whole(folder: Path, cells: int) -> bool:
 def _compare_with_peers(rate: float) -> None:
     cores = len(available_cores())
     print(f"\n{'the same with':<34}{'cells':>10}{'cells/s':>10}{'ours is':>16}")
-    for peer, cells in PEERS.items():
+    for name, (peer, cells) in PEERS.items():
         timed = peers.fresh(peer, "noop:nothing", range(cells), [], cores)
         if len(timed.answers) < cells:
-            raise RuntimeError(f"{peer.__name__} lost {cells - len(timed.answers)} cells")
+            raise RuntimeError(f"{name} lost {cells - len(timed.answers)} cells")
         own = 1 / timed.per_cell
-        print(f"{peer.__name__:<34}{cells:>10,}{own:>10,.0f}{f'{rate / own:,.0f} × as fast':>16}")
+        print(f"{name:<34}{cells:>10,}{own:>10,.0f}{f'{rate / own:,.0f} × as fast':>16}")
 
 
 if __name__ == "__main__":

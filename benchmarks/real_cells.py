@@ -37,7 +37,11 @@ from qb_cluster.spec import load_spec
 SPEC = Path(__file__).with_suffix(".yaml")
 MOST_OVERHEAD = 1.25
 GOAL = 5.0
-PEERS: tuple[peers.Peer, ...] = (peers.tune_grid, peers.hydra_joblib, peers.process_a_cell)
+PEERS: dict[str, peers.Peer] = {
+    "Ray Tune, a trial a cell": peers.tune_grid,
+    "Hydra multirun, joblib": peers.hydra_joblib,
+    "a process a cell": peers.process_a_cell,
+}
 TOLERANCE = 1e-9
 """Relative; one thread and the same code give the same sums."""
 
@@ -79,7 +83,7 @@ def qb_run(out: Path) -> float:
     """Run the sweep as a user does; gives seconds."""
     qb = Path(sys.executable).parent / "qb"
     began = time.perf_counter()
-    command = [qb, "run", SPEC, "--out", out]
+    command = [str(qb), "run", str(SPEC), "--out", str(out)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     seconds = time.perf_counter() - began
     if done.returncode:
@@ -132,12 +136,11 @@ def run_peers(
     warm = unavoidable.one_of_each_kind(cells) * cores
     best, agree = math.inf, True
     print(f"\n{'peers, without their start-up':<32}{'cells':>8}{'a cell, s':>12}{'all, s':>10}")
-    for peer in PEERS:
+    for name, peer in PEERS.items():
         timed = peers.fresh(peer, "one_cell:measure", numbers, warm, cores)
         total = timed.per_cell * len(cells)
         best = min(best, total)
-        name, count = peer.__name__, len(timed.answers)
-        print(f"{name:<32}{count:>8}{timed.per_cell:>12.2f}{total:>10.1f}", end="")
+        print(f"{name:<32}{len(timed.answers):>8}{timed.per_cell:>12.2f}{total:>10.1f}", end="")
         print(f"   ours is {total / wall:.1f} × as fast")
         for number in numbers:
             found, row = timed.answers.get(number), rows[cells[number].cell_id]

@@ -10,6 +10,8 @@ before the first is over, so that no worker waits for the driver. Whom a dead ca
 is unknown where there were several: each is tried again in a call of its own, uncounted.
 """
 
+import heapq
+import itertools
 import math
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,6 +37,7 @@ from qb_cluster.dispatch.job import Group, Job
 from qb_cluster.dispatch.queue import Queue
 
 LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bounds the memory
+LOOKAHEAD_PER_WORKER: Final = 16  # more, where there are so many workers that they would starve
 CALL_S: Final = 0.25  # how long a call of several stages is meant to take
 MOST_TO_A_CALL: Final = 64
 CALLS_IN_HAND: Final = 2
@@ -45,7 +48,6 @@ class _Call:
     jobs: tuple[Job, ...]
     cores: tuple[int, ...]
     is_brief: bool
-    deadline: float = math.inf  # until it is the first its worker has in hand
 
 
 @dataclass(slots=True)
@@ -54,6 +56,11 @@ class _Worker:
     node: "_Node"
     group: Group | None = None  # of what it ran last: what it has loaded
     calls: deque[_Call] = field(default_factory=deque)
+
+    @property
+    def is_eager(self) -> bool:
+        """Whether it could take another call: it has none, or one that is over in no time."""
+        return not self.calls or (len(self.calls) < CALLS_IN_HAND and self.calls[-1].is_brief)
 
 
 @dataclass(slots=True)
@@ -86,6 +93,9 @@ class Scheduler:
         self._queue = Queue()
         self._admission = Admission(past or Past(), self._queue.put, self._hardware)
         self._workers: dict[str, _Worker] = {}
+        self._eager: dict[str, _Worker] = {}  # those that could take another call
+        self._deadlines: list[tuple[float, int, _Worker, _Call]] = []  # a heap, stale ones too
+        self._armed = itertools.count()
         self._nodes: dict[str, _Node] = {}
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
         self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
@@ -101,7 +111,16 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """Give the time at which a ``Tick`` is due; ``None`` while nothing runs."""
-        return min((w.calls[0].deadline for w in self._workers.values() if w.calls), default=None)
+        while self._deadlines:
+            deadline, _, worker, call = self._deadlines[0]
+            if (
+                self._workers.get(worker.name) is worker
+                and worker.calls
+                and worker.calls[0] is call
+            ):
+                return deadline
+            heapq.heappop(self._deadlines)  # it is over
+        return None
 
     def stranded(self) -> dict[Device, int]:
         """Count the jobs that wait for a device that no node serves now."""
@@ -144,6 +163,7 @@ class Scheduler:
             assert sorted([*used, *node.free]) == sorted(node.cores), f"{name}: cores are lost"
             assert node.busy == len(busy), f"{name}: the count of busy workers is off"
             assert node.workers == len(mine), f"{name}: the count of workers is off"
+            assert all((w.name in self._eager) == w.is_eager for w in mine), "who is eager is off"
             alone = [w for w in busy if any(job.alone for call in w.calls for job in call.jobs)]
             assert node.is_taken == bool(alone), f"{name}: whether it is taken is off"
             assert not alone or len(busy) == 1, f"{name}: a stage that runs alone has company"
@@ -166,7 +186,7 @@ class Scheduler:
             node = _Node(up.cores, up.labels, up.fingerprint, list(up.cores))
             self._nodes[up.node] = node
         node.workers += 1
-        self._workers[up.worker] = _Worker(up.worker, node)
+        self._workers[up.worker] = self._eager[up.worker] = _Worker(up.worker, node)
 
     def _ended(self, event: TasksEnded, now: float) -> list[Action]:
         worker = self._workers.get(event.worker)
@@ -178,7 +198,9 @@ class Scheduler:
             return []
         self._free(worker, worker.calls.popleft())
         if worker.calls:
-            self._arm(worker.calls[0], now)
+            self._arm(worker, now)
+        if worker.is_eager:
+            self._eager[worker.name] = worker
         self._learn_pace(jobs, event.outcomes)
         actions: list[Action] = []
         for job, outcome in zip(jobs, event.outcomes, strict=True):
@@ -201,9 +223,8 @@ class Scheduler:
 
     def _expire(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        for worker in list(self._workers.values()):
-            if not worker.calls or worker.calls[0].deadline > now:
-                continue
+        while (due := self.next_deadline()) is not None and due <= now:
+            worker = heapq.heappop(self._deadlines)[2]
             actions.append(Kill(worker.name))
             first = self._dismiss(worker)
             if len(first) > 1:
@@ -219,6 +240,7 @@ class Scheduler:
     def _dismiss(self, worker: _Worker) -> tuple[Job, ...]:
         """Forget a worker; gives what it was running, and puts back what it had not begun."""
         del self._workers[worker.name]
+        self._eager.pop(worker.name, None)
         worker.node.workers -= 1
         first: tuple[Job, ...] = ()
         while worker.calls:
@@ -278,7 +300,8 @@ class Scheduler:
 
     def _read_plan(self) -> list[Action]:
         actions: list[Action] = []
-        while self._plan is not None and self._open < LOOKAHEAD:
+        most = max(LOOKAHEAD, LOOKAHEAD_PER_WORKER * len(self._workers))
+        while self._plan is not None and self._open < most:
             cell = next(self._plan, None)
             if cell is None:
                 self._plan = None
@@ -290,35 +313,38 @@ class Scheduler:
         actions: list[Action] = []
         if not self._queue:
             return actions
-        for worker in self._workers.values():
+        for worker in list(self._eager.values()):
             while call := self._next_call(worker):
-                if not worker.calls:
-                    worker.node.busy += 1
-                    self._arm(call, now)
                 worker.calls.append(call)
+                if len(worker.calls) == 1:
+                    worker.node.busy += 1
+                    self._arm(worker, now)
                 self._in_hand += len(call.jobs)
                 tasks = tuple(job.task(call.cores) for job in call.jobs)
                 actions.append(Start(worker.name, tasks))
+            if not worker.is_eager:
+                del self._eager[worker.name]
+            if not self._queue:
+                break
         return actions
 
     def _next_call(self, worker: _Worker) -> _Call | None:
         if not worker.calls:
             return self._pick(worker)
-        if len(worker.calls) < CALLS_IN_HAND and worker.calls[-1].is_brief:
-            return self._pick_early(worker)
-        return None
+        return self._pick_early(worker) if worker.is_eager else None
 
     def _pick(self, worker: _Worker) -> _Call | None:
         node = worker.node
         if node.is_taken:
             return None
-        groups = self._queue.shared_for(node.serves)
-        if groups:
-            free = len(node.free)
+        loaded, free = worker.group, len(node.free)
+        if loaded and self._queue.length(loaded) and loaded.device.threads <= free:
+            best, jobs = loaded, self._queue.take(loaded, self._size(loaded))
+        elif groups := self._queue.shared_for(node.serves):
             fitting = [group for group in groups if group.device.threads <= free]
             if not fitting:
                 return None
-            best = max(fitting, key=lambda group: self._attraction(group, worker.group))
+            best = max(fitting, key=lambda group: self._attraction(group, loaded))
             jobs = self._queue.take(best, self._size(best))
         else:
             # Whatever still runs here may give more to run, and a latency stage wants silence.
@@ -355,11 +381,10 @@ class Scheduler:
             took = (outcomes[-1].finished_at - outcomes[0].started_at).total_seconds()
             self._pace[self._queue.group(jobs[0])] = took / len(jobs)
 
-    def _attraction(self, group: Group, loaded: Group | None) -> tuple[bool, bool, bool, int]:
-        """Prefer what this worker has loaded, then its framework, then what no other holds."""
-        mine = group is loaded
+    def _attraction(self, group: Group, loaded: Group | None) -> tuple[bool, bool, int]:
+        """Prefer the framework that a worker has loaded, then what no other holds."""
         same_backend = loaded is not None and group.backend == loaded.backend
-        return mine, same_backend, self._held[group] == mine, self._queue.length(group)
+        return same_backend, not self._held[group], self._queue.length(group)
 
     # Counts
 
@@ -368,8 +393,11 @@ class Scheduler:
         """Jobs that wait or run, and cells that wait for their baseline."""
         return len(self._queue) + self._in_hand + self._admission.waiting
 
-    def _arm(self, call: _Call, now: float) -> None:
-        call.deadline = now + min(job.cell.timeout_s for job in call.jobs)
+    def _arm(self, worker: _Worker, now: float) -> None:
+        """Begin the time of the call that is first in a worker's hand."""
+        call = worker.calls[0]
+        deadline = now + min(job.cell.timeout_s for job in call.jobs)
+        heapq.heappush(self._deadlines, (deadline, next(self._armed), worker, call))
 
     def _free(self, worker: _Worker, call: _Call) -> None:
         """Give back what a call had, unless its worker has another in hand."""

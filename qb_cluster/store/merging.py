@@ -13,8 +13,8 @@ _TIERS: Final = (64, 4_096)
 def parts_to_merge(rows: Sequence[int], many: int = MANY) -> int:
     """Choose parts to merge, as a log-structured merge tree does.
 
-    A part of a tier is merged with the rest of it once, twice at most, and lands in the next
-    tier; so a row is rewritten four times at most, and no merge has more than 64 × 4,096 rows.
+    Many small parts make a middling one, twice at most, and many middling ones a large one, so a
+    row is rewritten three times at most, and no merge has more than 64 × 4,096 rows or so.
 
     Args:
         rows: of all parts, in order of time.
@@ -23,8 +23,10 @@ def parts_to_merge(rows: Sequence[int], many: int = MANY) -> int:
     Returns:
         How many of the last parts to merge into one; 0 for none.
     """
+    above = -1
     for limit in _TIERS:
-        small = next((i for i, n in enumerate(reversed(rows)) if n > limit), len(rows))
-        if small >= many:
-            return small
+        run = next((i for i, n in enumerate(reversed(rows)) if n > limit), len(rows))
+        if sum(n > above for n in rows[len(rows) - run :]) >= many:
+            return run
+        above = limit
     return 0

@@ -5,7 +5,6 @@ import os
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -275,8 +274,7 @@ def test_text_that_is_a_place_and_a_path_are_the_same(tmp_path):
 
 @pytest.fixture
 def quick_locks(monkeypatch):
-    take = partial(ObjectLock.take, beat_s=0.05, stale_s=0.6)
-    monkeypatch.setattr(ObjectFolder, "lock", take)
+    monkeypatch.setattr(ObjectFolder, "lock", lambda folder: ObjectLock.take(folder, 0.05, 0.6))
 
 
 def test_a_second_driver_is_refused_and_told_who_has_the_run(place, quick_locks):
