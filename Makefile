@@ -34,6 +34,7 @@ bench: $(STAMP)  ## one by one: they must not run beside other load
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/simulated.py
 	$(BIN)/python benchmarks/sensitivity.py
+	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/dispatch.py --growth
 	$(BIN)/python benchmarks/real_cells.py

@@ -2,11 +2,11 @@
 
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ OWN = ("quantize", "open", "evaluate", "compare")
 """Stages that a cell needs for itself; all others are shared."""
 
 Outputs = NDArray[np.float32]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class _Undisturbed:
     """Runs cells, keeps what they share, and counts the seconds of each stage."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._kept: dict[Hashable, Any] = {}
 
     def cell(self, cell: Cell) -> None:
@@ -155,13 +156,15 @@ class _Undisturbed:
         )
 
     def _backend(self, ref: Ref) -> Backend:
-        return self._once((ref, "backend"), lambda: plugins.make("backend", ref), "load")
+        made: Backend = self._once((ref, "backend"), lambda: plugins.make("backend", ref), "load")
+        return made
 
-    def _once(self, key: Hashable, make: Callable[[], Any], stage: str | None = None) -> Any:
+    def _once(self, key: Hashable, make: Callable[[], T], stage: str | None = None) -> T:
         if key not in self._kept:
             with self._timed(stage) if stage else nullcontext():
                 self._kept[key] = make()
-        return self._kept[key]
+        kept: T = self._kept[key]
+        return kept
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
