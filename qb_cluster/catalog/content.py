@@ -85,10 +85,17 @@ def backend_digest(backend: Backend, ref: Ref) -> str:
     Returns:
         32 hex digits.
     """
-    versions = {name: _version(name) for name in sorted({*_ALWAYS, *backend.distributions})}
-    return value_digest(
-        plugins.find("backend", ref.target), type(backend), versions, ref.options_json
+    return _backend_digest(
+        ref.target, ref.options_json, type(backend), tuple(backend.distributions)
     )
+
+
+@lru_cache  # every cell asks, and looking versions up takes milliseconds
+def _backend_digest(
+    target: str, options_json: str, made: type, distributions: tuple[str, ...]
+) -> str:
+    versions = {name: _version(name) for name in sorted({*_ALWAYS, *distributions})}
+    return value_digest(plugins.find("backend", target), made, versions, options_json)
 
 
 @lru_cache(maxsize=2**12)

@@ -39,7 +39,7 @@ from qb_cluster.dispatch.queue import Queue
 LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bounds the memory
 LOOKAHEAD_PER_WORKER: Final = 16  # more, where there are so many workers that they would starve
 CALL_S: Final = 0.25  # how long a call of several stages is meant to take
-MOST_TO_A_CALL: Final = 64
+MOST_TO_A_CALL: Final = 128
 CALLS_IN_HAND: Final = 2
 
 
@@ -365,11 +365,14 @@ class Scheduler:
         return _Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
 
     def _size(self, group: Group) -> int:
-        """Say how many stages of a group make a call: few near the end, for all to have some."""
+        """Say how many stages of a group make a call: few near the end, for all to have some.
+
+        The end is that of all groups: a worker that is left without goes on with another one.
+        """
         pace = self._pace.get(group)
         if pace is None:
             return 1
-        fair = math.ceil(self._queue.length(group) / (CALLS_IN_HAND * len(self._workers)))
+        fair = math.ceil(len(self._queue) / (CALLS_IN_HAND * len(self._workers)))
         return max(1, min(MOST_TO_A_CALL, fair, int(CALL_S / max(pace, 1e-6))))
 
     def _is_brief(self, group: Group, jobs: tuple[Job, ...]) -> bool:

@@ -328,13 +328,22 @@ def test_a_backend_counts_by_its_options_and_not_by_its_label(monkeypatch):
     assert backend_digest(Plug(), replace(ref, options_json='{"a":1}')) != before
 
 
+@pytest.fixture
+def forgetful():
+    """What a process has found installed it does not look up again."""
+    content._backend_digest.cache_clear()
+    yield content._backend_digest.cache_clear
+    content._backend_digest.cache_clear()
+
+
 @pytest.mark.parametrize("distribution", ["numpy", "qb-cluster"])
-def test_a_backend_counts_by_what_it_stands_on(monkeypatch, distribution):
+def test_a_backend_counts_by_what_it_stands_on(monkeypatch, distribution, forgetful):
     ref, real = Ref("p", "numpy:ndarray"), content.version
     before = backend_digest(Plug(), ref)
     monkeypatch.setattr(
         content, "version", lambda name: "9" if name == distribution else real(name)
     )
+    forgetful()
     assert backend_digest(Plug(), ref) != before
 
 

@@ -22,7 +22,7 @@ from qb_cluster.dispatch.events import (
     WorkerLost,
     WorkerUp,
 )
-from qb_cluster.dispatch.scheduler import Scheduler
+from qb_cluster.dispatch.scheduler import MOST_TO_A_CALL, Scheduler
 
 TWO_CORES = (0, 1)
 
@@ -392,7 +392,7 @@ def test_short_stages_go_several_to_a_call_and_two_calls_in_hand():
         bench.end(worker)  # the first of each worker: how long they take is known now
     calls = list(bench.running.values())
     assert [len(in_hand) for in_hand in calls] == [2, 2]
-    assert {len(call) for in_hand in calls for call in in_hand} == {64}
+    assert {len(call) for in_hand in calls for call in in_hand} == {MOST_TO_A_CALL}
     bench.run_down()
     assert bench.scheduler.is_done
     assert len(bench.finished) == 2001
