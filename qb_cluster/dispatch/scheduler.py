@@ -13,13 +13,14 @@ is unknown where there were several: each is tried again in a call of its own, u
 import heapq
 import itertools
 import math
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome
 from qb_cluster.dispatch.admission import Admission, Past
+from qb_cluster.dispatch.crew import CALLS_IN_HAND, Call, Node, Worker
 from qb_cluster.dispatch.events import (
     Action,
     Cause,
@@ -40,44 +41,6 @@ LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bound
 LOOKAHEAD_PER_WORKER: Final = 16  # more, where there are so many workers that they would starve
 CALL_S: Final = 0.25  # how long a call of several stages is meant to take
 MOST_TO_A_CALL: Final = 128
-CALLS_IN_HAND: Final = 2
-
-
-@dataclass(slots=True)
-class _Call:
-    jobs: tuple[Job, ...]
-    cores: tuple[int, ...]
-    is_brief: bool
-
-
-@dataclass(slots=True)
-class _Worker:
-    name: str
-    node: "_Node"
-    group: Group | None = None  # of what it ran last: what it has loaded
-    calls: deque[_Call] = field(default_factory=deque)
-
-    @property
-    def is_eager(self) -> bool:
-        """Whether it could take another call: it has none, or one that is over in no time."""
-        return not self.calls or (len(self.calls) < CALLS_IN_HAND and self.calls[-1].is_brief)
-
-
-@dataclass(slots=True)
-class _Node:
-    cores: tuple[int, ...]
-    labels: Mapping[str, str]
-    fingerprint: str
-    free: list[int] = field(default_factory=list)
-    busy: int = 0  # workers with something in hand
-    workers: int = 0
-    is_taken: bool = False  # by a stage that runs alone
-
-    def serves(self, device: Device) -> bool:
-        """Tell whether it is what a device asks for."""
-        return len(self.cores) >= device.threads and all(
-            self.labels.get(label) == value for label, value in device.labels
-        )
 
 
 class Scheduler:
@@ -92,11 +55,11 @@ class Scheduler:
         self._plan: Iterator[Cell] | None = iter(plan)
         self._queue = Queue()
         self._admission = Admission(past or Past(), self._queue.put, self._hardware)
-        self._workers: dict[str, _Worker] = {}
-        self._eager: dict[str, _Worker] = {}  # those that could take another call
-        self._deadlines: list[tuple[float, int, _Worker, _Call]] = []  # a heap, stale ones too
+        self._workers: dict[str, Worker] = {}
+        self._eager: dict[str, Worker] = {}  # those that could take another call
+        self._deadlines: list[tuple[float, int, Worker, Call]] = []  # a heap, stale ones too
         self._armed = itertools.count()
-        self._nodes: dict[str, _Node] = {}
+        self._nodes: dict[str, Node] = {}
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
         self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
         self._is_stopping = False
@@ -183,10 +146,10 @@ class Scheduler:
     def _welcome(self, up: WorkerUp) -> None:
         node = self._nodes.get(up.node)
         if node is None or not node.workers:
-            node = _Node(up.cores, up.labels, up.fingerprint, list(up.cores))
+            node = Node(up.cores, up.labels, up.fingerprint, list(up.cores))
             self._nodes[up.node] = node
         node.workers += 1
-        self._workers[up.worker] = self._eager[up.worker] = _Worker(up.worker, node)
+        self._workers[up.worker] = self._eager[up.worker] = Worker(up.worker, node)
 
     def _ended(self, event: TasksEnded, now: float) -> list[Action]:
         worker = self._workers.get(event.worker)
@@ -237,7 +200,7 @@ class Scheduler:
                 actions += self._give_up(job, job.timed_out())
         return actions
 
-    def _dismiss(self, worker: _Worker) -> tuple[Job, ...]:
+    def _dismiss(self, worker: Worker) -> tuple[Job, ...]:
         """Forget a worker; gives what it was running, and puts back what it had not begun."""
         del self._workers[worker.name]
         self._eager.pop(worker.name, None)
@@ -328,12 +291,12 @@ class Scheduler:
                 break
         return actions
 
-    def _next_call(self, worker: _Worker) -> _Call | None:
+    def _next_call(self, worker: Worker) -> Call | None:
         if not worker.calls:
             return self._pick(worker)
         return self._pick_early(worker) if worker.is_eager else None
 
-    def _pick(self, worker: _Worker) -> _Call | None:
+    def _pick(self, worker: Worker) -> Call | None:
         node = worker.node
         if node.is_taken:
             return None
@@ -356,13 +319,13 @@ class Scheduler:
         self._hold(worker, best)
         cores = tuple(node.free[: best.device.threads])
         del node.free[: best.device.threads]
-        return _Call(jobs, cores, self._is_brief(best, jobs))
+        return Call(jobs, cores, self._is_brief(best, jobs))
 
-    def _pick_early(self, worker: _Worker) -> _Call | None:
+    def _pick_early(self, worker: Worker) -> Call | None:
         """Take what a worker will do next while it is busy: more of the same."""
         group = worker.group
         jobs = self._queue.take_patient(group, self._size(group)) if group else ()
-        return _Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
+        return Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
 
     def _size(self, group: Group) -> int:
         """Say how many stages of a group make a call: few near the end, for all to have some.
@@ -396,13 +359,13 @@ class Scheduler:
         """Jobs that wait or run, and cells that wait for their baseline."""
         return len(self._queue) + self._in_hand + self._admission.waiting
 
-    def _arm(self, worker: _Worker, now: float) -> None:
+    def _arm(self, worker: Worker, now: float) -> None:
         """Begin the time of the call that is first in a worker's hand."""
         call = worker.calls[0]
         deadline = now + min(job.cell.timeout_s for job in call.jobs)
         heapq.heappush(self._deadlines, (deadline, next(self._armed), worker, call))
 
-    def _free(self, worker: _Worker, call: _Call) -> None:
+    def _free(self, worker: Worker, call: Call) -> None:
         """Give back what a call had, unless its worker has another in hand."""
         self._in_hand -= len(call.jobs)
         node = worker.node
@@ -411,7 +374,7 @@ class Scheduler:
             node.free = sorted([*node.free, *call.cores])
             node.is_taken = False
 
-    def _hold(self, worker: _Worker, group: Group | None) -> None:
+    def _hold(self, worker: Worker, group: Group | None) -> None:
         if worker.group is not None:
             self._held[worker.group] -= 1
         if group is not None:
