@@ -7,6 +7,7 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -48,14 +49,19 @@ def of_tensor(tensor: Any) -> Iterator[Any]:
 
 
 def size_bytes(model: Any) -> int | None:
-    """Give what a torch or Keras model's tensors take in memory, at most; ``None``: unknown."""
+    """Give what a model's tensors take in memory, at most; ``None``: unknown.
+
+    The path of a file takes nothing: whoever needs what is in it reads it.
+    """
+    if isinstance(model, str | Path):
+        return 0
     kind = model_kind(model)
     if kind == "torch":
         tensors = [*model.parameters(), *model.buffers()]
         return int(sum(tensor.numel() * tensor.element_size() for tensor in tensors))
     if kind == "keras":
         return int(_WIDEST * sum(math.prod(weight.shape) for weight in model.weights))
-    return None if kind == "object" else 0  # the path of a file
+    return None
 
 
 def parts(model: Any) -> list[Any]:

@@ -172,6 +172,8 @@ def _quantized_outputs(
         NonFiniteError: they are not finite, and there is no simulation that is.
     """
     reference = _reference(cell, preparation, artifacts, values)
+    if reference is not None:
+        values["reference_sqnr_db"] = deviation(baseline, reference).sqnr_db
     try:
         outputs = _checked(cell, run)
     except NonFiniteError as error:
@@ -189,7 +191,6 @@ def _quantized_outputs(
     if reference is None:
         return outputs
     native = deviation(baseline, outputs)
-    values["reference_sqnr_db"] = deviation(baseline, reference).sqnr_db
     values["reference_agreement"] = deviation(reference, outputs).top1_agreement
     compared = kernel.faithfulness(baseline, outputs, reference)
     if compared.is_mismatch:

@@ -4,6 +4,7 @@ import sys
 import textwrap
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from qb_cluster.catalog.content import (
     scheme_digest,
 )
 from qb_cluster.catalog.dataset import as_dataset
+from qb_cluster.catalog.insides import size_bytes
 from qb_cluster.catalog.value_digest import value_digest
 from qb_cluster.contracts import (
     Bits,
@@ -378,3 +380,8 @@ def test_relative_and_lazy_imports_are_followed(tmp_path, monkeypatch):
         return source_code.source_digest(["relative_package.inner.core"])
 
     assert digest("x = 1") == digest("x = 1  # one") != digest("x = 2")
+
+
+@pytest.mark.parametrize("name", ["net.keras", "net.onnx", "net.pt2"])
+def test_the_path_of_a_model_file_takes_no_memory(name):
+    assert size_bytes(Path(name)) == size_bytes(name) == 0

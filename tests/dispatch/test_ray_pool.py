@@ -19,7 +19,11 @@ from qb_cluster.dispatch.events import TasksEnded, WorkerLost, WorkerUp
 from qb_cluster.dispatch.ray_pool import RayPool
 from qb_cluster.errors import PoolError
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # JAX, loaded by other tests, fears for children that do not exec; those of Ray do.
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+]
 
 SUPPORT = Path(pool_runners.__file__).parent
 

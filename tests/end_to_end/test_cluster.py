@@ -7,7 +7,11 @@ import pandas as pd
 import psutil
 import pytest
 
-pytestmark = pytest.mark.ray
+pytestmark = [
+    pytest.mark.ray,
+    # JAX, loaded by other tests, fears for children that do not exec; those of Ray do.
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),
+]
 
 SPEC = """
 sweep: cluster

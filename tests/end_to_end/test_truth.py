@@ -38,9 +38,12 @@ def test_known_traps_of_litert_are_never_reported_as_results(place):
     for key in (("dynamic", "w2a8"), ("per-tensor", "w8a8")):
         assert status[key] == "kernel_mismatch", results.loc[key, "error"]
         row = results.loc[key]
-        assert row["sqnr_db"] < 1 < row["reference_sqnr_db"]
+        # What is garbage depends on what lay in memory: it may not even be finite.
+        assert row["sqnr_db"] < 1 or "finite" in row["error"]
+        assert row["reference_sqnr_db"] > 1
         assert row[["value", "delta", "latency_median_ns"]].isna().all()
-        assert "simulation on pytorch" in row["error"]
+        assert "simulation" in row["error"]
+        assert row["simulator"] == "pytorch"
     # And these are what they say.
     for key in (("float", "f32"), ("weight_only", "w4"), ("dynamic", "w8a8")):
         assert status[key] == "ok"
