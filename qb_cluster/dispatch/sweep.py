@@ -1,8 +1,10 @@
 """The driver's loop: events of a pool into the scheduler, its actions into pool and store."""
 
+import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -104,7 +106,8 @@ class Sweep:
             self._act(self._scheduler.on(Tick(), time.monotonic()))
             if not self._scheduler.is_done:
                 self._pool = self._make_pool()
-                self._loop(self._pool)
+                with _seldom_collected():
+                    self._loop(self._pool)
         finally:
             try:
                 self._commit()
@@ -169,6 +172,19 @@ class Sweep:
         if batch.cells:
             self.written.update(ended.status for ended in batch.cells)
             self._on_finish(batch.cells)
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for cycles seldom: values of the loop have none, and there are thousands at a time."""
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
 def _key_today(cell: Cell, content: Content, fingerprint: str | None) -> str:

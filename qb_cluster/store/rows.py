@@ -86,6 +86,7 @@ def results_table(finished: Sequence[FinishedCell], spec_digest: str) -> pa.Tabl
     """
     cells = [ended.cell for ended in finished]
     found = [_found(ended) for ended in finished]
+    known = set().union(*found)
     columns = []
     for field in SCHEMAS["results"]:
         name: str = field.name
@@ -102,8 +103,11 @@ def results_table(finished: Sequence[FinishedCell], spec_digest: str) -> pa.Tabl
                 row[name] if row.get(name) is not None else of_spec(cell)
                 for row, cell in zip(found, cells, strict=True)
             ]
-        else:
+        elif name in known:
             values = [row.get(name) for row in found]
+        else:
+            columns.append(pa.nulls(len(cells), field.type))
+            continue
         columns.append(_array(field, values, cells))
     return pa.table(columns, schema=SCHEMAS["results"])
 
