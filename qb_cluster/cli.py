@@ -76,6 +76,8 @@ def run(
     from qb_cluster.plan import check_size
     from qb_cluster.spec import load_spec
 
+    if address is not None and pool == "inline":
+        raise click.UsageError("--pool inline runs here and now; leave --address out")
     loaded = load_spec(spec)
     check_size(loaded)
     place = out or str(Path("runs") / loaded.sweep)

@@ -131,3 +131,23 @@ def test_a_spec_of_ten_megabytes_is_refused_at_once(place):
 def test_debug_shows_the_traceback(place):
     spec = place.spec(ONE_EXAMPLE.replace("[w8, w8a8]", "[w1a0]"))
     assert "Traceback" in place.qb("--debug", "plan", spec).stderr
+
+
+def test_a_cluster_for_a_pool_without_one_is_refused(place):
+    done = place.qb("run", place.spec("sweep: x\n"), "--pool", "inline", "--address", "auto")
+    assert done.returncode == 2
+    assert "leave --address out" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "hint"), [("raises/w8", "'raises/w8' matches no cell"), ("faild", "'failed'")]
+)
+def test_a_rerun_of_what_is_no_cell_is_refused_with_the_nearest_name(place, pattern, hint):
+    spec = place.spec(
+        "sweep: x\nmodels: [stranger:centroids]\ndatasets: [stranger:blobs]\n"
+        "schemes: [weight_only]\nbits: [w8]\nbackends: [stranger:NumpyBackend]\n"
+    )
+    done = place.qb("run", spec, "--out", "out", "--pool", "inline", "--rerun", pattern)
+    assert done.returncode == 2
+    assert hint in done.stderr
+    assert not (place.folder / "out").exists()
