@@ -13,8 +13,8 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest
 
-test-fast: $(STAMP)  ## seconds: no Ray, no framework
-	$(BIN)/pytest -m "not ray and not frameworks"
+test-fast: $(STAMP)  ## two minutes: no Ray, no framework, nothing killed
+	$(BIN)/pytest -m "not ray and not frameworks and not kills"
 
 nightly: $(STAMP)  ## an hour: the random kills fifty times over
 	QB_KILLS=50 $(BIN)/pytest tests/end_to_end/test_under_fire.py

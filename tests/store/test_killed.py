@@ -24,6 +24,8 @@ from qb_cluster.store import reading, run_folder
 from qb_cluster.store.reading import read_results, read_table
 from qb_cluster.store.run_folder import RunFolder
 
+pytestmark = pytest.mark.kills
+
 HERE = Path(__file__).parent
 N, CELLS = 5, 4  # what killed_driver.py runs
 
