@@ -16,7 +16,7 @@ test: $(STAMP)
 test-fast: $(STAMP)  ## two minutes: no Ray, no framework, nothing killed
 	$(BIN)/pytest -m "not ray and not frameworks and not kills"
 
-nightly: $(STAMP)  ## an hour: the random kills fifty times over
+nightly: $(STAMP)  ## four minutes: fifty random kills
 	QB_KILLS=50 $(BIN)/pytest tests/end_to_end/test_under_fire.py
 
 lint: $(STAMP)
