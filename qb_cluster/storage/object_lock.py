@@ -25,6 +25,7 @@ LOCKS: Final = ".lock"
 BEAT_S: Final = 10.0
 STALE_S: Final = 60.0
 _RESOLUTION_S: Final = 1.0  # of the times of S3
+_RETRY_S: Final = 0.1
 
 
 class ObjectLock:
@@ -141,10 +142,17 @@ def _await_the_end(folder: "ObjectFolder", names: list[str], beat_s: float, stal
 
 
 def _read(folder: "ObjectFolder", name: str) -> bytes | None:
-    try:
-        return folder.read(name)
-    except FileNotFoundError:
-        return None
+    """Read a lock; again where its holder rewrites or deletes it in the middle of the reading."""
+    for is_last in (False, False, True):
+        try:
+            return folder.read(name)
+        except FileNotFoundError:
+            return None
+        except StorageError:
+            if is_last:
+                raise
+            time.sleep(_RETRY_S)
+    return None
 
 
 def _holder(written: bytes | None) -> str:

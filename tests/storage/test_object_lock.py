@@ -6,7 +6,8 @@ import time
 import pytest
 
 from qb_cluster.errors import RunFolderError
-from qb_cluster.storage import open_folder
+from qb_cluster.storage import StorageError, open_folder
+from qb_cluster.storage.object_folder import ObjectFolder
 from qb_cluster.storage.object_lock import ObjectLock
 
 BEAT_S, STALE_S = 0.05, 0.6
@@ -73,6 +74,21 @@ def test_of_many_who_come_at_once_one_at_most_gets_it(folder):
     assert len(refused) == 3
     got[0].release()
     assert folder.names(".lock") == []
+
+
+def test_a_lock_that_is_rewritten_while_it_is_read_is_read_again(folder, monkeypatch):
+    first, real, failures = take(folder), ObjectFolder.read, iter([True, True])
+
+    def read(self, name):
+        if next(failures, False):  # such a read cannot be timed from outside
+            raise StorageError("the answer ended too early")
+        return real(self, name)
+
+    monkeypatch.setattr(ObjectFolder, "read", read)
+    with pytest.raises(RunFolderError, match="in use by another driver"):
+        take(folder, stale_s=30)
+    assert next(failures, None) is None
+    first.release()
 
 
 def test_a_driver_that_slept_and_lost_its_lock_writes_no_more(folder):
