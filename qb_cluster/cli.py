@@ -167,6 +167,18 @@ def propose(folder: str, model: str, scheme: str, bits: float | None, sqnr: floa
 
 
 @cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, with all that was found.")
+def node(*, as_json: bool) -> None:
+    """Print what this machine is, as arguments: ray start --address=HOST:PORT $(qb node)."""
+    from qb_cluster.nodes.self_description import describe_this_node
+
+    found = describe_this_node()
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    click.echo(json.dumps(found.as_json()) if as_json else " ".join(found.ray_arguments()))
+
+
+@cli.command()
 def schema() -> None:
     """Print the JSON Schema of sweep specs, for editors."""
     from qb_cluster.spec import json_schema

@@ -6,6 +6,7 @@
     ├── SpecError            the YAML is wrong: file:line:column (exit code 2)
     ├── RunFolderError       the output folder cannot be used    (exit code 2)
     ├── PoolError            no workers can be had               (exit code 2)
+    ├── NodeConfigError      the node's own file is wrong        (exit code 2)
     └── CellError            one cell ends with a typed status; the others go on
         ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
         ├── DataError        a dataset breaks its contract, or leaks           → failed

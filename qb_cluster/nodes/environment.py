@@ -2,20 +2,16 @@
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-# Features that change which integer kernels a runtime picks, and with them int8 results.
-_CPU_FEATURES = (
-    "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve",
-)  # fmt: skip
+from qb_cluster.nodes.machine import describe_machine
+
 _ALWAYS = ("qb-cluster", "numpy", "scipy", "ray")
 
 
@@ -25,17 +21,10 @@ def describe(distributions: Iterable[str]) -> dict[str, Any]:
     Args:
         distributions: packages whose versions matter, besides our own.
     """
-    cpu = _cpuinfo()
-    flags = set(cpu.get("flags", cpu.get("Features", "")).split())
-    return {
-        "host": platform.node(),
-        "os": platform.platform(),
-        "arch": platform.machine(),
-        "cpu_model": cpu.get("model name") or platform.processor() or None,
-        "cpu_features": [name for name in _CPU_FEATURES if name in flags],
-        "cores": os.cpu_count(),
-        "memory_bytes": psutil.virtual_memory().total,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+    machine = describe_machine()
+    if machine["memory_bytes"] is None:
+        machine["memory_bytes"] = psutil.virtual_memory().total
+    return machine | {
         "python": platform.python_version(),
         "libraries": {name: _version(name) for name in sorted({*_ALWAYS, *distributions})},
     }
@@ -63,17 +52,3 @@ def _version(distribution: str) -> str | None:
         return version(distribution)
     except PackageNotFoundError:
         return None
-
-
-def _read(path: str) -> str | None:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-
-
-def _cpuinfo() -> dict[str, str]:
-    """Read the first processor's block of /proc/cpuinfo; empty where there is none."""
-    first = (_read("/proc/cpuinfo") or "").split("\n\n", maxsplit=1)[0]
-    pairs = (line.partition(":") for line in first.splitlines())
-    return {key.strip(): value.strip() for key, _, value in pairs}
