@@ -1,4 +1,4 @@
-"""Agreement: the same model under the same scheme, on every backend, each against each."""
+"""Agreement: one model under one scheme, on every backend and device, each against each."""
 
 import functools
 import io
@@ -19,8 +19,6 @@ from qb_cluster.store.reading import StoredRun, read_predictions
 SAME: Final = (
     "dataset",
     "metric",
-    "device",
-    "threads",
     "model",
     "scheme",
     "bits",
@@ -30,7 +28,8 @@ SAME: Final = (
 )
 """What the cells of one matrix share. (A cell that failed does not say its examples.)"""
 
-_MEMBER: Final = ("backend", "execution", "cell_id")
+_RUNS_ON: Final = ["backend", "device", "threads"]
+_MEMBER: Final = (*_RUNS_ON, "execution", "cell_id")
 COLUMNS: Final = (
     *SAME,
     *_MEMBER,
@@ -38,15 +37,16 @@ COLUMNS: Final = (
     "top1_agreement",
     "sqnr_db",
 )
-_KEPT_IN_MEMORY: Final = 16  # a matrix has two members a backend
+_KEPT_IN_MEMORY: Final = 16  # a matrix has two members a backend and device
 
 
 def agreement(run: StoredRun) -> pd.DataFrame:
-    """Compare backends with each other, pair by pair.
+    """Compare backends and devices with each other, pair by pair.
 
-    A matrix is made for each model, scheme, bit-width and calibration that two backends or more
-    have outputs for. Its members are those cells and their float baselines, whose ``execution``
-    is ``float`` here. The float baselines also have a matrix of their own.
+    A matrix is made for each model, scheme, bit-width and calibration that has outputs from two
+    backends or more, or from one on two devices or more; a device is a name and a number of
+    threads. Its members are those cells and their float baselines, whose ``execution`` is
+    ``float`` here. The float baselines also have a matrix of their own.
 
     Returns:
         One row an ordered pair of different members, with ``COLUMNS``. ``top1_agreement`` is the
@@ -59,14 +59,15 @@ def agreement(run: StoredRun) -> pd.DataFrame:
     matrices = []
     for _, cells in results.groupby(list(SAME), dropna=False, sort=False):
         baselines = floats[floats.index.isin(cells["baseline_cell_id"])]
-        if len(cells["backend"].unique()) > 1:
+        if len(cells[_RUNS_ON].drop_duplicates()) > 1:
             members = pd.concat([cells, baselines]).drop_duplicates("cell_id")
             matrices.append((cells.iloc[0][list(SAME)], members))
     ids = {cell_id for _, members in matrices for cell_id in members["cell_id"]}
     pairs = _Pairs(run.folder, read_predictions(run.folder, ids) if ids else {})
     rows = [row for same, members in matrices for row in _matrix(same, members, pairs)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    shared = {name: run.results[name].dtype for name in SAME}
+    shared = {name: run.results[name].dtype for name in (*SAME, "threads")}
+    shared["other_threads"] = shared["threads"]
     return frame.astype(shared | {"top1_agreement": np.float64, "sqnr_db": np.float64})
 
 

@@ -7,6 +7,7 @@ import pandas as pd
 from qb_cluster.report.agreement import agreement
 from qb_cluster.report.bits import BitSeries, bit_series
 from qb_cluster.report.comparison import compare
+from qb_cluster.report.devices import devices
 from qb_cluster.report.sensitivity import sensitivity
 from qb_cluster.store.reading import StoredRun
 
@@ -18,6 +19,7 @@ class Analysis:
     Attributes:
         run: the run.
         comparison: see ``comparison.compare``.
+        devices: see ``devices.devices``.
         agreement: see ``agreement.agreement``.
         bits: see ``bits.bit_series``.
         layers: see ``sensitivity.sensitivity``.
@@ -25,6 +27,7 @@ class Analysis:
 
     run: StoredRun
     comparison: pd.DataFrame
+    devices: pd.DataFrame
     agreement: pd.DataFrame
     bits: tuple[BitSeries, ...]
     layers: pd.DataFrame
@@ -35,6 +38,7 @@ def analyse(run: StoredRun) -> Analysis:
     return Analysis(
         run,
         compare(run.results),
+        devices(run.results),
         agreement(run),
         tuple(bit_series(run.results)),
         sensitivity(run.results, run.layers),

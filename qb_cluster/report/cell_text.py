@@ -116,6 +116,23 @@ def cell(row: Row) -> str:
     return "\n".join([*lines, *_speed(row)])
 
 
+def on_device(row: Row) -> str:
+    """Give what one device made of a cell: metric, change, latency, speed-up; or the status."""
+    if row["status"] != "ok":
+        return cell(row)
+    lines = [value(row, row["metric"])]
+    is_float = row["scheme"] == "float"
+    if not is_float:
+        lines += _change(row)[:1]
+    if row["execution"] == "simulated":
+        return "\n".join([*lines, "sim"])
+    if row["latency_median_ns"] is not None:
+        lines.append(duration(row["latency_median_ns"]))
+    if not is_float:
+        lines += _speed(row)[:1]
+    return "\n".join(lines)
+
+
 def _change(row: Row) -> list[str]:
     if row["delta"] is None:
         return ["no change known"]

@@ -24,6 +24,11 @@ COLUMNS: Final = (
     "backend",
     "device",
     "threads",
+    "host",
+    "arch",
+    "board",
+    "accelerator",
+    "runtime",
     "scheme",
     "bits",
     "weight_bits",
@@ -61,6 +66,7 @@ COLUMNS: Final = (
     "speedup_high",
     "speedup_verdict",
     "latency_flags",
+    "peak_memory_bytes",
     "batch_size",
     "calibration_samples",
     "calibration_seed",
@@ -98,9 +104,7 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row a quantized cell, whatever its status, with the columns ``COLUMNS``. Added are
-        ``size_ratio`` (float bytes ÷ quantized bytes) and ``quality_verdict``: ``worse`` or
-        ``better`` where the interval of delta excludes zero, ``undecided`` where it does not or
-        where there is none, null where the cell is not ok or has no delta.
+        ``size_ratio`` (float bytes ÷ quantized bytes) and ``quality_verdict``, see ``verdicts``.
     """
     cells = results[results["scheme"] != "float"].copy()
     floats, own = (
@@ -108,7 +112,7 @@ def compare(results: pd.DataFrame) -> pd.DataFrame:
         for name in ("baseline_artifact_bytes", "artifact_bytes")
     )
     cells["size_ratio"] = np.divide(floats, own, out=np.full(len(cells), np.nan), where=own > 0)
-    cells["quality_verdict"] = _verdicts(cells)
+    cells["quality_verdict"] = verdicts(cells)
     return in_order(cells)[list(COLUMNS)]
 
 
@@ -124,8 +128,14 @@ def in_order(cells: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _verdicts(cells: pd.DataFrame) -> pd.Series:
-    verdicts = np.select(
+def verdicts(cells: pd.DataFrame) -> pd.Series:
+    """Say of each cell whether it lost.
+
+    Returns:
+        ``worse`` or ``better`` where the interval of delta excludes zero, ``undecided`` where it
+        does not or where there is none, null where the cell is not ok or has no delta.
+    """
+    words = np.select(
         [
             (cells["status"] != "ok") | cells["delta"].isna(),
             cells["delta_high"] < 0,
@@ -134,5 +144,5 @@ def _verdicts(cells: pd.DataFrame) -> pd.Series:
         ["", "worse", "better"],
         default="undecided",
     )
-    series = pd.Series(verdicts, index=cells.index, dtype="str")
+    series = pd.Series(words, index=cells.index, dtype="str")
     return series.mask(series == "")

@@ -12,7 +12,12 @@ from qb_cluster.report.bits import DB_PER_BIT
 from qb_cluster.report.cell_text import NOTHING, Row
 from qb_cluster.report.comparison import baselines, in_order
 from qb_cluster.report.records import by_place, columns, records, where
-from qb_cluster.report.sections import agreement_tables, bits_tables, layers_tables
+from qb_cluster.report.sections import (
+    agreement_tables,
+    bits_tables,
+    devices_tables,
+    layers_tables,
+)
 from qb_cluster.report.table import Table
 from qb_cluster.store.reading import StoredRun
 
@@ -46,6 +51,7 @@ def build(found: Analysis) -> Document:
         summary=tuple(_summary(run)),
         tables=(
             *_comparison_tables(run.results, found.comparison),
+            *devices_tables(found.devices),
             *agreement_tables(found.agreement),
             *bits_tables(found.bits),
             *layers_tables(found.layers),
@@ -188,6 +194,11 @@ def _legend(found: Analysis) -> Iterator[str]:
             "kernel_mismatch: the outputs are far from those of the same scheme simulated; SQNR "
             "against float of the kernel, and of its simulation (sim). What the scheme costs is "
             "unknown"
+        )
+    if len(found.devices):
+        yield (
+            "by device: the metric, its change from float on the same device, the median time of "
+            "one example, and float time ÷ quantized time on the same device"
         )
     if len(found.agreement):
         yield (

@@ -1,6 +1,6 @@
 """Rows of a table as plain mappings, grouped by where they were measured."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
@@ -8,6 +8,9 @@ from qb_cluster.report.cell_text import Row
 
 Place = tuple[str, str, str, int]
 """Dataset, metric, device, threads: cells that differ in one of these never share a table."""
+
+Device = tuple[str, int]
+"""Name and threads: one name with other threads is another device."""
 
 
 def records(cells: pd.DataFrame) -> list[Row]:
@@ -29,6 +32,23 @@ def where(place: Place) -> str:
     """Name a place in a title."""
     dataset, _, device, threads = place
     return f"{dataset} on {device}, {threads} thread{'' if threads == 1 else 's'}"
+
+
+def device_names(devices: Iterable[Device]) -> dict[Device, str]:
+    """Name devices in as few words as tell them apart.
+
+    Args:
+        devices: names and threads; may repeat.
+
+    Returns:
+        By name and threads, sorted: the name, with the threads where the name has several.
+    """
+    known = sorted(set(devices))
+    names = [name for name, _ in known]
+    return {
+        (name, threads): name if names.count(name) == 1 else f"{name}[threads={threads}]"
+        for name, threads in known
+    }
 
 
 def columns(cells: Sequence[Row]) -> list[str]:

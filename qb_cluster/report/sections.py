@@ -1,6 +1,6 @@
-"""The tables after the comparison: agreement of backends, decibels per bit, layers."""
+"""The tables after the comparison: devices, agreement of backends, decibels per bit, layers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import pandas as pd
@@ -9,7 +9,15 @@ from qb_cluster.report import cell_text
 from qb_cluster.report.bits import DB_PER_BIT, BitSeries
 from qb_cluster.report.cell_text import NOTHING, Row
 from qb_cluster.report.comparison import CONDITIONS
-from qb_cluster.report.records import by_place, columns, records, where
+from qb_cluster.report.records import (
+    Device,
+    Place,
+    by_place,
+    columns,
+    device_names,
+    records,
+    where,
+)
 from qb_cluster.report.table import Table
 
 _MOST_LAYERS: Final = 8
@@ -18,13 +26,19 @@ _MOST_LAYERS: Final = 8
 def agreement_tables(agreement: pd.DataFrame) -> Iterator[Table]:
     """Make a grid for each scheme: a row a model and pair of backends, a column a bit-width.
 
-    Each pair once, and without the float baselines of other cells: the whole matrices are in
-    ``agreement.parquet``.
+    A backend is named with its device where there are several. Each pair once, and without the
+    float baselines of other cells: the whole matrices are in ``agreement.parquet``.
     """
     is_own = (agreement["scheme"] == "float") | (
         (agreement["execution"] != "float") & (agreement["other_execution"] != "float")
     )
-    for place, rows in by_place(records(agreement[is_own])).items():
+    for (dataset, _), rows in _by_data(records(agreement[is_own])).items():
+        names = device_names(_device(row) for row in rows)
+        if len(names) == 1:
+            names = {}
+            title = f"agreement of backends · {where(_place(rows[0]))}"
+        else:
+            title = f"agreement of backends and devices · {dataset}"
         seen: set[tuple[str, str]] = set()
         by_scheme: dict[str, list[Row]] = {}
         for row in rows:
@@ -32,14 +46,15 @@ def agreement_tables(agreement: pd.DataFrame) -> Iterator[Table]:
                 seen.add((row["cell_id"], row["other_cell_id"]))
                 by_scheme.setdefault(row["scheme"], []).append(row)
         for scheme, pairs in sorted(by_scheme.items(), key=lambda item: item[0] != "float"):
-            yield _agreement_grid(f"{scheme} · agreement of backends · {where(place)}", pairs)
+            yield _agreement_grid(f"{scheme} · {title}", pairs, names)
 
 
-def _agreement_grid(title: str, pairs: Sequence[Row]) -> Table:
+def _agreement_grid(title: str, pairs: Sequence[Row], names: Mapping[Device, str]) -> Table:
     widths = columns(pairs)
     slots: dict[str, dict[str, list[Row]]] = {}
     for row in pairs:
-        label = f"{row['model']}\n{row['backend']} · {row['other_backend']}"
+        ours, theirs = _member(row, names), _member(row, names, "other_")
+        label = f"{row['model']}\n{ours} · {theirs}"
         by_bits = slots.setdefault(label, {})
         by_bits.setdefault(row["bits"], []).append(row)
     rows = (
@@ -53,6 +68,89 @@ def _agreement_grid(title: str, pairs: Sequence[Row]) -> Table:
         for label, by_bits in slots.items()
     )
     return Table(title, ("model\nbackends", *widths), tuple(rows), is_grid=True)
+
+
+def _member(row: Row, names: Mapping[Device, str], prefix: str = "") -> str:
+    backend = str(row[f"{prefix}backend"])
+    return f"{backend} @ {names[_device(row, prefix)]}" if names else backend
+
+
+def devices_tables(devices: pd.DataFrame) -> Iterator[Table]:
+    """Make a table of the devices, then a grid for each scheme, float first: a column a device.
+
+    Lines without a number on any device are left out.
+    """
+    rows = records(devices)
+    if not rows:
+        return
+    yield _device_list(rows)
+    for (dataset, metric), cells in sorted(_by_data(rows).items()):
+        names = device_names(_device(row) for row in cells)
+        if len(names) == 1:
+            continue
+        by_scheme: dict[str, list[Row]] = {}
+        for row in cells:
+            by_scheme.setdefault(row["scheme"], []).append(row)
+        for scheme, group in sorted(
+            by_scheme.items(), key=lambda item: (item[0] != "float", item[0])
+        ):
+            title = f"{scheme} · {metric} and latency by device · {dataset}"
+            grid = _devices_grid(title, group, names)
+            if grid.rows:
+                yield grid
+
+
+def _device_list(rows: Sequence[Row]) -> Table:
+    """List what each device is, as far as its cells said."""
+    names = device_names(_device(row) for row in rows)
+    facts = ("host", "arch", "board", "accelerator", "runtime")
+    lines = []
+    for device, name in names.items():
+        cells = [row for row in rows if _device(row) == device]
+        told = (sorted({str(row[fact]) for row in cells if row[fact]}) for fact in facts)
+        threads = str(device[1])
+        lines.append((name, threads, *("\n".join(t) or NOTHING for t in told), str(len(cells))))
+    header = ("device", "threads", *facts, "cells")
+    return Table("devices", header, tuple(lines))
+
+
+def _devices_grid(title: str, cells: Sequence[Row], names: Mapping[Device, str]) -> Table:
+    """Make a table with a row a model, backend and bit-width, and a column a device."""
+    slots: dict[str, dict[Device, list[Row]]] = {}
+    for row in cells:
+        bits = "" if row["scheme"] == "float" else f" {row['bits']}"
+        by_device = slots.setdefault(f"{row['model']}\n{row['backend']}{bits}", {})
+        by_device.setdefault(_device(row), []).append(row)
+    rows = (
+        (
+            label,
+            *(
+                cell_text.slot(by_device[device], cell_text.on_device)
+                if device in by_device
+                else NOTHING
+                for device in names
+            ),
+        )
+        for label, by_device in slots.items()
+        if any(row["value"] is not None for group in by_device.values() for row in group)
+    )
+    return Table(title, ("model\nbackend", *names.values()), tuple(rows), is_grid=True)
+
+
+def _device(row: Row, prefix: str = "") -> Device:
+    return row[f"{prefix}device"], row[f"{prefix}threads"]
+
+
+def _place(row: Row) -> Place:
+    return row["dataset"], row["metric"], row["device"], row["threads"]
+
+
+def _by_data(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Group rows by dataset and metric, whatever the device, in order of appearance."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["dataset"], row["metric"]), []).append(row)
+    return found
 
 
 def bits_tables(series: Sequence[BitSeries]) -> Iterator[Table]:

@@ -23,8 +23,10 @@ def write_report(run_dir: str | Path, console: Console) -> list[str]:
 
     Returns:
         Where each file was written: ``comparison.parquet``, ``comparison.csv`` and
-        ``comparison.md``; where backends can be compared with each other ``agreement.parquet``;
-        and where there are three bit-widths of a scheme, and matplotlib, ``bits.svg``.
+        ``comparison.md``; where there are several devices ``devices.parquet`` and
+        ``devices.csv``; where backends or devices can be compared with each other
+        ``agreement.parquet``; and where there are three bit-widths of a scheme, and matplotlib,
+        ``bits.svg``.
 
     Raises:
         RunFolderError: it is no run folder, has no results yet, or cannot be written.
@@ -44,6 +46,9 @@ def write_report(run_dir: str | Path, console: Console) -> list[str]:
         "comparison.csv": comparison.to_csv(index=False).encode(),
         "comparison.md": to_markdown(document, figures).encode(),
     }
+    if len(analysis.devices):
+        contents["devices.parquet"] = analysis.devices.to_parquet(index=False)
+        contents["devices.csv"] = analysis.devices.to_csv(index=False).encode()
     if len(analysis.agreement):
         contents["agreement.parquet"] = analysis.agreement.to_parquet(index=False)
     if picture:

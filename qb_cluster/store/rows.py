@@ -26,6 +26,12 @@ def _error(ended: FinishedCell) -> str | None:
     return ended.error
 
 
+def _environment(ended: FinishedCell, name: str) -> Any:
+    """Look up where its last stage ran; a stage read back from the journal does not say."""
+    where = next((one.environment for one in reversed(ended.outcomes) if one.environment), {})
+    return where.get(name)
+
+
 _OF_CELL: Final[Mapping[str, Callable[[Cell], Any]]] = {
     "cell_id": lambda cell: cell.cell_id,
     "sweep": lambda cell: cell.sweep,
@@ -51,8 +57,11 @@ _OF_FATE: Final[Mapping[str, Callable[[FinishedCell], Any]]] = {
     "started_at": lambda ended: ended.outcomes[0].started_at if ended.outcomes else None,
     "finished_at": lambda ended: ended.finished_at or _last(ended, "finished_at"),
     "env_id": lambda ended: next((o.env_id for o in reversed(ended.outcomes) if o.env_id), None),
+    "host": lambda ended: _environment(ended, "host"),
+    "arch": lambda ended: _environment(ended, "arch"),
+    "board": lambda ended: _environment(ended, "board"),
 }
-"""How it ended."""
+"""How it ended, and where."""
 _OF_SPEC: Final[Mapping[str, Callable[[Cell], Any]]] = {
     "metric": lambda cell: cell.measure.metric.label,
     "batch_size": lambda cell: cell.measure.batch_size,

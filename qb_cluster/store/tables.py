@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 TableName = Literal[
     "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
@@ -92,9 +92,15 @@ RESULTS: Final = (
     Column("first_inference_ns", _INT, "time of the very first run"),
     Column("prepare_ns", _INT, "time to convert, calibrate and quantize"),
     Column("open_ns", _INT, "time to load the artifact into the runtime"),
+    Column("peak_memory_bytes", _INT, "most memory it took on its device, as its runtime tells"),
     Column("examples", _INT, "evaluation examples"),
     Column("batch_size", _INT, "examples to a call in the quality stage"),
     Column("threads", _INT, "threads of the runtime"),
+    Column("host", _TEXT, "name of the machine that ran its last stage"),
+    Column("arch", _TEXT, "that machine's processor architecture, such as `aarch64`"),
+    Column("board", _TEXT, "what that machine calls itself; null where it does not say"),
+    Column("accelerator", _TEXT, "name of the GPU it ran on; null on the processor"),
+    Column("runtime", _TEXT, "what ran it there, such as `tflite-runtime 2.14.0`"),
     Column("affinity", _TEXT, "cores the worker was pinned to, such as `0,1`"),
     Column("niceness", _INT, "niceness of the worker"),
     Column("foreign_cores", _REAL, "cores that others kept busy while it was timed"),

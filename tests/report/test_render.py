@@ -156,7 +156,8 @@ def test_datasets_devices_and_threads_have_tables_of_their_own(store):
         make_cell("static", "w8a8", device=Device("cpu", 4)),
     ]
     path = store(*((cell, quality(cell, n=100 + 20 * i)) for i, cell in enumerate(cells)))
-    assert [table.title.split(" · ")[2:] for table in build(analyse(read_run(path))).tables] == [
+    titles = [table.title.split(" · ") for table in build(analyse(read_run(path))).tables]
+    assert [title[2:] for title in titles if title[1:2] == ["change of accuracy in points"]] == [
         ["digits on cpu, 1 thread", "n = 100"],
         ["digits on cpu, 4 threads", "n = 160"],
         ["digits on pi, 1 thread", "n = 140"],

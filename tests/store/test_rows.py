@@ -179,3 +179,17 @@ def test_a_cell_that_never_ran_has_a_row_with_its_reason_and_without_numbers():
     )
     assert (quarantined["attempt"], quarantined["finished_at"]) == (2, BEGIN)
     assert quarantined["notes"] == "caveat"
+
+
+def test_a_row_says_where_its_last_stage_ran():
+    cell = make_cell()
+    prepared = replace(quality(cell), environment={"host": "server", "arch": "x86_64"})
+    timed = latency(cell, runtime="tflite-runtime 2.14.0", peak_memory_bytes=4096)
+    on_board = {"host": "shelf", "arch": "aarch64", "board": "Pi 4"}
+    row = row_of(finish(cell, prepared, replace(timed, environment=on_board)))
+    assert {name: row[name] for name in on_board} == on_board
+    assert row["runtime"] == "tflite-runtime 2.14.0"
+    assert (row["accelerator"], row["peak_memory_bytes"]) == (None, 4096)
+    row = row_of(finish(cell, prepared, replace(timed, environment={})))
+    assert (row["host"], row["board"]) == ("server", None)
+    assert row_of(never_run(cell, "oom", "big"))["host"] is None
