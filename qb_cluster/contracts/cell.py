@@ -51,11 +51,13 @@ class Device:
         name: ``cpu``, or the name that the spec gives to nodes with ``labels``.
         threads: threads of every session on it, in quality and in latency alike.
         labels: what a node must be, as (label, value), sorted; empty takes any node.
+        backends: labels of the backends that run there; empty is all.
     """
 
     name: str = "cpu"
     threads: int = 1
     labels: tuple[tuple[str, str], ...] = ()
+    backends: tuple[str, ...] = ()
 
     @property
     def label(self) -> str:

@@ -141,7 +141,8 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                 in_device = in_dataset.within(of_device)
                 for backend, of_backend in backends:
                     in_group = in_device.within(of_backend)
-                    if in_group.products:
+                    is_meant = not device.backends or backend.ref.label in device.backends
+                    if in_group.products and is_meant:
                         refusal = _refusal(backend, model, kind)
                         made = template_of(backend, kind, refusal, in_group)
                         yield _Group(model, dataset, device, backend, made)

@@ -135,7 +135,8 @@ def _make(axis: Axis, written: Any) -> Entry:
         case "device", str():
             return Device(written)
         case "device", DeviceKeys():
-            return Device(written.name, written.threads, tuple(sorted(written.labels.items())))
+            labels = tuple(sorted(written.labels.items()))
+            return Device(written.name, written.threads, labels, tuple(written.backends))
         case _:
             entry: Bits | Requested = written  # validated as such
             return entry

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import product as every
 from typing import Any, Final
 
+from qb_cluster.catalog.plugins import nearest
 from qb_cluster.contracts import Bits, Calibration, Measure
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.document import Document, Location, spec_error
@@ -14,6 +15,7 @@ from qb_cluster.spec.entries import Entries, ref_of
 from qb_cluster.spec.rules import misfits, why_nothing
 from qb_cluster.spec.schema import (
     CalibrationKeys,
+    DeviceKeys,
     IncludeKeys,
     Keys,
     LatencyKeys,
@@ -93,6 +95,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
     )
     misplaced = [
         *_grid_misfits(grid, keys),
+        *_device_misfits(spec, keys),
         *_include_misfits(spec, keys),
         *_rule_misfits(spec),
     ]
@@ -247,6 +250,26 @@ def _grid_misfits(grid: Product, keys: SweepKeys) -> Iterator[Misfit]:
     for index, bits in enumerate(grid.bits):
         if (why := _no_scheme(bits, grid)) is not None:
             yield ("bits", index), why
+
+
+def _device_misfits(spec: SweepSpec, keys: SweepKeys) -> Iterator[Misfit]:
+    """Tell which backends of devices the sweep does not have."""
+    known = [label_of(backend) for backend in spec.backends]
+    written: list[tuple[Location, Any]] = [
+        *((("devices", i), device) for i, device in enumerate(keys.devices)),
+        *(
+            (("include", i, "device", j), device)
+            for i, include in enumerate(keys.include)
+            for j, device in enumerate(include.device)
+        ),
+    ]
+    for at, device in written:
+        for index, name in enumerate(device.backends if isinstance(device, DeviceKeys) else ()):
+            if name not in known:
+                yield (
+                    (*at, "backends", index),
+                    f"no backend '{name}' in this sweep{nearest(name, known)}",
+                )
 
 
 def _include_misfits(spec: SweepSpec, keys: SweepKeys) -> Iterator[Misfit]:

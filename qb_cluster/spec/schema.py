@@ -202,6 +202,8 @@ class DeviceKeys(Keys):
         default_factory=dict, min_length=1, json_schema_extra={"additionalProperties": False}
     )
     """What a node must say of itself to be this device: all of these, like `qb/board: rpi5`."""
+    backends: OneOrMore[str] = Field(default_factory=list)
+    """Labels of the sweep's backends that run there. Default: all of them."""
 
     @model_validator(mode="after")
     def _is_known_or_has_labels(self) -> Self:

@@ -56,3 +56,13 @@ def test_the_plan_shows_a_device_by_its_name_and_as_json_its_labels(load, spec_t
     record = json.loads(next(plan_json_lines(expand(spec))))
     assert (record["device"], record["threads"]) == ("rpi5", 4)
     assert record["device_labels"] == {"qb/board": "rpi5"}
+
+
+def test_a_device_runs_the_backends_it_names_alone_and_their_ids_stay(cells_of, spec_text):
+    half, anything = "stub_plugins:Half", "stub_plugins:Anything"
+    text = spec_text.replace(f"[{half}]", f"[{half}, {anything}]")
+    every = cells_of(text + on("rpi5", "{qb/board: rpi5}"))
+    assert {cell.backend.label for cell in every} == {half, anything}
+    for written in (f"'{half}'", f"['{half}']"):
+        cells = cells_of(text + on("rpi5", "{qb/board: rpi5}", f", backends: {written}"))
+        assert ids(cells) == [cell.cell_id for cell in every if cell.backend.label == half]

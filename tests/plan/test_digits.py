@@ -88,4 +88,4 @@ def test_the_examples_of_the_documentation_are_right(load):
     labels = [s.ref.label for s in load(re.sub(r"schemes: .*\n", schemes, text)).grid.scheme]
     assert "groups of 32" in labels
     named = [label_of(device) for device in load(text + devices).devices]
-    assert named == ["cpu", "cpu[threads=2]", "rpi5"]
+    assert named == ["cpu", "cpu[threads=2]", "rpi5", "pi-zero"]

@@ -76,6 +76,8 @@ def test_an_include_names_such_a_device_or_brings_it(load, spec_text):
         ("[{name: b, labels: {a: '!c'}}]", "33: '!c' is no value of a label: that is 1 to 63"),
         ("[{name: b, labels: {a: 'in(c)'}}]", "33: 'in(c)' is no value of a label"),
         ("[{name: b, label: {a: c}}]", "21: unknown key 'label'; did you mean 'labels'?"),
+        ("[{name: cpu, backends: []}]", "33: 'backends' is empty; list at least one"),
+        ("[{name: cpu, backends: tflit}]", "33: no backend 'tflit' in this sweep"),
         ("[{name: 'a|b', labels: {a: b}}]", "18: 'name' takes letters, digits, '.', '_' and '-'"),
         ("[{labels: {a: b}}]", "11: 'name' is missing"),
         (
