@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from qb_cluster.dispatch.pool import Pool
+    from qb_cluster.dispatch.preflight import NodeFacts
     from qb_cluster.plan.support_matrix import Entry
     from qb_cluster.spec import SweepSpec
     from qb_cluster.store.run_folder import RunFolder
@@ -176,6 +177,20 @@ def node(*, as_json: bool) -> None:
     for warning in found.warnings:
         click.echo(f"warning: {warning}", err=True)
     click.echo(json.dumps(found.as_json()) if as_json else " ".join(found.ray_arguments()))
+
+
+@cli.command()
+@click.option("--address", help="Ray cluster, HOST:PORT or auto; this machine alone else.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, all labels.")
+def devices(address: str | None, *, as_json: bool) -> None:
+    """Show what a cluster has: its nodes, and the devices of a spec that they can be."""
+    from qb_cluster.dispatch import device_list
+
+    nodes = _nodes(address)
+    if as_json:
+        _print_lines(json.dumps(node) for node in device_list.as_json(nodes))
+    else:
+        click.echo(f"{device_list.as_table(nodes)}\n\n{device_list.as_spec(nodes)}")
 
 
 @cli.command()
@@ -366,6 +381,27 @@ def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder"
         pool.close()
         raise
     return pool
+
+
+def _nodes(address: str | None) -> "list[NodeFacts]":
+    """Ask a cluster for its nodes, or this machine for itself."""
+    from qb_cluster.dispatch.preflight import NodeFacts
+
+    if address is None:
+        from qb_cluster.nodes.self_description import describe_this_node
+
+        own = describe_this_node()
+        return [NodeFacts(own.machine["host"], own.cores, own.labels)]
+    from qb_cluster.dispatch.ray_cluster import RayCluster
+
+    cluster = RayCluster(address, None)
+    try:
+        found = cluster.nodes().values()
+    except OSError as error:
+        raise PoolError(f"the head of the Ray cluster does not answer: {error}") from error
+    finally:
+        cluster.close()
+    return [NodeFacts(node.host, node.cores, node.labels) for node in found]
 
 
 def _logs(place: str) -> Path:

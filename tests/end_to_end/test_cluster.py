@@ -64,6 +64,14 @@ def test_a_device_that_no_node_has_is_refused_before_anything_runs(place, cluste
     assert rows(place, "out") == 0
 
 
+def test_a_cluster_tells_what_devices_it_has(place, cluster):
+    done = place.qb("devices", "--address", cluster.address)
+    assert done.returncode == 0, done.stderr
+    table, _, spec = done.stdout.partition("\n\n")
+    assert table.splitlines()[1].split()[1:3] == ["1", "none"]
+    assert spec.startswith("devices:\n  - {")
+
+
 def test_a_wrong_address_is_a_clear_error(place):
     done = place.qb("run", place.spec(SPEC), "--out", "out", "--address", "127.0.0.1:9")
     assert done.returncode == 2
