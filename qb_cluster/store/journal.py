@@ -18,8 +18,8 @@ class JournalEntry:
     """A quality stage that ended ok.
 
     Attributes:
-        outcome: how it ended. Read back, it comes without predictions, layers and environment,
-            which are in tables of their own.
+        outcome: how it ended. Read back, it comes without predictions and layers, which are in
+            tables of their own.
         attempt: which attempt it was, from 1.
     """
 
@@ -52,8 +52,13 @@ def to_row(entry: JournalEntry) -> dict[str, Any]:
     }
 
 
-def from_row(row: dict[str, Any]) -> JournalEntry:
-    """Turn a row of the table ``stages`` back into an entry."""
+def from_row(row: dict[str, Any], environment: dict[str, Any]) -> JournalEntry:
+    """Turn a row of the table ``stages`` back into an entry.
+
+    Args:
+        row: of the table.
+        environment: that its ``env_id`` stands for.
+    """
     quality = json.loads(row["quality_json"])
     artifact = quality["artifact"]
     outcome = Outcome(
@@ -69,6 +74,7 @@ def from_row(row: dict[str, Any]) -> JournalEntry:
             content=quality["content"] and Content(**quality["content"]),
         ),
         env_id=row["env_id"],
+        environment=environment,
     )
     return JournalEntry(outcome, row["attempt"])
 

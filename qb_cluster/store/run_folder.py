@@ -140,8 +140,13 @@ class RunFolder:
 
         It holds cells that are still to be timed, and every baseline, finished or not.
         """
+        known = {
+            row["env_id"]: json.loads(row["environment_json"])
+            for _, rows in read_parts(self._folder, "environments", [])
+            for row in rows.to_pylist()
+        }
         found = (
-            journal.from_row(row)
+            journal.from_row(row, known.get(row["env_id"], {}))
             for _, rows in read_parts(self._folder, "stages", [])
             for row in rows.to_pylist()
         )

@@ -133,7 +133,7 @@ def test_a_resumed_run_knows_what_is_finished_and_reads_back_the_journal_exactly
         assert run.problems == []
         assert run.stage_outcomes() == {
             entry.outcome.cell_id: JournalEntry(
-                replace(entry.outcome, predictions=None, environment={}), entry.attempt
+                replace(entry.outcome, predictions=None), entry.attempt
             )
             for entry in entries
         }
@@ -193,7 +193,7 @@ def test_a_quality_stage_that_was_run_again_after_all_counts_from_then_on(tmp_pa
         run.commit_stages([JournalEntry(again, 2)])
         latest = run.stage_outcomes()[CELL.cell_id]
         assert (latest.outcome, latest.attempt) == (
-            replace(again, predictions=None, environment={}),
+            replace(again, predictions=None),
             2,
         )
         run.commit_cells([finish(CELL, again)])

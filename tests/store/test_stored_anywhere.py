@@ -79,7 +79,7 @@ def test_a_resumed_run_knows_statuses_content_keys_and_the_journal(place):
         assert run.problems == []
         assert run.finished() == {CELL.cell_id: "ok", OTHER.cell_id: "oom"}
         assert run.content_keys() == {CELL.cell_id: "key"}
-        read_back = replace(outcome, predictions=None, layers=(), environment={})
+        read_back = replace(outcome, predictions=None, layers=())
         assert run.stage_outcomes() == {BASELINE.cell_id: JournalEntry(read_back, 2)}
 
 
