@@ -174,6 +174,9 @@ def _refuses(address: tuple[str, int]) -> bool:
 
 def _no_ray(address: str | None, error: Exception) -> str:
     reason = f"{type(error).__name__}: {error}"
+    if "Version mismatch" in str(error):  # Ray's own check, of its version and Python's
+        told = " ".join(str(error).split())
+        return f"the Ray cluster at '{address}' is not of this driver's kind: {told}"
     if address is None:
         return f"Ray does not start ({reason}); `--pool inline` runs the sweep without it"
     return (

@@ -21,6 +21,7 @@ from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
 from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
 from qb_cluster.errors import PoolError
+from qb_cluster.nodes.code_version import code_version
 from qb_cluster.worker import Worker
 
 LOOK_EVERY_S = 2.0
@@ -175,6 +176,8 @@ class RayPool:
                 answer = self._answer(self._actors[worker], call)
                 if isinstance(answer, Exception):
                     dead[worker] = answer
+                elif isinstance(answer, Hello) and answer.code != code_version():
+                    self._refuse_code(worker, answer)
                 elif answer is not None:
                     self._actors[worker].calls.popleft()
                     events.append(self._heard(worker, answer))
@@ -305,12 +308,25 @@ class RayPool:
         where = Whereabouts(worker, hello.host, node.node_id, hello.pid, actor.log)
         return [WorkerLost(worker, cause, message, tell(where, message))]
 
+    def _refuse_code(self, worker: str, hello: Hello) -> None:
+        """Let a worker of other code go: rows of one run would come from two programs."""
+        actor = self._actors.pop(worker)
+        with suppress(Exception):
+            self._ray.kill(actor.handle)
+        self._give_up(
+            actor.node,
+            f"on host '{actor.node.host}': it runs qb-cluster {hello.code}, and this driver "
+            f"{code_version()}; install the same on both",
+        )
+
     def _failed_to_start(self, actor: _Actor, message: str) -> None:
         node = actor.node
         self._failed_starts[node.node_id] += 1
-        is_new = node.node_id not in self._given_up
-        if is_new and self._failed_starts[node.node_id] >= MOST_FAILED_STARTS:
-            reason = f"on host '{node.host}': {message} (log: {actor.log})"
+        if self._failed_starts[node.node_id] >= MOST_FAILED_STARTS:
+            self._give_up(node, f"on host '{node.host}': {message} (log: {actor.log})")
+
+    def _give_up(self, node: Node, reason: str) -> None:
+        if node.node_id not in self._given_up:
             self._given_up[node.node_id] = reason
             if self._actors:
                 _LOG.warning("workers do not come up %s; none are started there", reason)

@@ -33,13 +33,18 @@ MakeRunner = Callable[[str], Runner]
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What a worker says of itself when it is ready."""
+    """What a worker says of itself when it is ready.
+
+    Attributes:
+        code: which code of ours it runs, see ``nodes.code_version``.
+    """
 
     host: str
     pid: int
     cores: tuple[int, ...]
     fingerprint: str
     log: Path
+    code: str
 
 
 class WorkerProcess:
@@ -67,10 +72,12 @@ class WorkerProcess:
 
     def hello(self) -> Hello:
         """Say who and where this is."""
+        from qb_cluster.nodes.code_version import code_version
         from qb_cluster.nodes.cores import available_cores
         from qb_cluster.nodes.environment import fingerprint
 
-        return Hello(platform.node(), os.getpid(), available_cores(), fingerprint(), self._log)
+        cores, code = available_cores(), code_version()
+        return Hello(platform.node(), os.getpid(), cores, fingerprint(), self._log, code)
 
     def run(self, tasks: bytes) -> bytes:
         """Run the stages of a call, one after the other."""

@@ -255,6 +255,17 @@ def test_a_broken_environment_is_an_error_that_says_why(cluster, make_pool):
         wait_for(pool, 1)
 
 
+def test_a_node_with_other_code_is_given_up_and_both_are_named(cluster, make_pool, monkeypatch):
+    monkeypatch.setattr(ray_pool, "code_version", lambda: "0.0.9 (code 0, Python 3.11.7)")
+    pool = make_pool(address=cluster.address, cores=1)
+    both = (
+        r"do not come up on host .*: it runs qb-cluster \S+ \(code [0-9a-f]{8}, Python \S+\), "
+        r"and this driver 0\.0\.9 \(code 0, Python 3\.11\.7\); install the same on both"
+    )
+    with pytest.raises(PoolError, match=both):
+        wait_for(pool, 1)
+
+
 def test_workers_that_never_say_hello_are_an_error_in_the_end(cluster, make_pool):
     pool = make_pool(
         address=cluster.address, cores=1, make_runner=pool_runners.hanging, patience_s=1.5
