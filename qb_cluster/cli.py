@@ -272,7 +272,7 @@ def _run(
                 progress.notice,
                 rerun_filter(rerun),
             )
-            interrupts = _Interrupts(sweep.stop, console)
+            interrupts = _Interrupts(sweep.stop)
             sweep.run()
         statuses = Counter(folder.finished().values())
     counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
@@ -334,10 +334,9 @@ def _check_support(entries: "Sequence[Entry]") -> bool:
 class _Interrupts:
     """Ctrl-C or SIGTERM once: finish what runs. Twice: stop now."""
 
-    def __init__(self, stop: Callable[[], None], console: "Console") -> None:
+    def __init__(self, stop: Callable[[], None]) -> None:
         self.count = 0
         self._stop = stop
-        self._console = console
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._heard)
 
@@ -346,7 +345,8 @@ class _Interrupts:
         self.count += 1
         if self.count > 1:
             raise KeyboardInterrupt
-        self._console.print("finishing what runs; once more stops at once", highlight=False)
+        # Not by print: the signal may have come in the middle of one, which would be an error.
+        os.write(sys.stderr.fileno(), b"finishing what runs; once more stops at once\n")
         self._stop()
 
 
