@@ -176,8 +176,8 @@ class RayPool:
                 answer = self._answer(self._actors[worker], call)
                 if isinstance(answer, Exception):
                     dead[worker] = answer
-                elif isinstance(answer, Hello) and answer.code != code_version():
-                    self._refuse_code(worker, answer)
+                elif isinstance(answer, Hello) and (code := _code(answer)) != code_version():
+                    self._refuse_code(worker, code)
                 elif answer is not None:
                     self._actors[worker].calls.popleft()
                     events.append(self._heard(worker, answer))
@@ -308,14 +308,14 @@ class RayPool:
         where = Whereabouts(worker, hello.host, node.node_id, hello.pid, actor.log)
         return [WorkerLost(worker, cause, message, tell(where, message))]
 
-    def _refuse_code(self, worker: str, hello: Hello) -> None:
+    def _refuse_code(self, worker: str, code: str) -> None:
         """Let a worker of other code go: rows of one run would come from two programs."""
         actor = self._actors.pop(worker)
         with suppress(Exception):
             self._ray.kill(actor.handle)
         self._give_up(
             actor.node,
-            f"on host '{actor.node.host}': it runs qb-cluster {hello.code}, and this driver "
+            f"on host '{actor.node.host}': it runs qb-cluster {code}, and this driver "
             f"{code_version()}; install the same on both",
         )
 
@@ -330,6 +330,11 @@ class RayPool:
             self._given_up[node.node_id] = reason
             if self._actors:
                 _LOG.warning("workers do not come up %s; none are started there", reason)
+
+
+def _code(hello: Hello) -> str:
+    """Say which code a worker runs; one of before the check existed does not tell."""
+    return getattr(hello, "code", "of an older version")
 
 
 def _last_line(error: Exception) -> str:

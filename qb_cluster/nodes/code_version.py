@@ -17,11 +17,11 @@ _DISTRIBUTION = "qb-cluster"
 def code_version() -> str:
     """Name our own code and the Python it runs in: ``0.1.0 (code 3f2a9c01, Python 3.11.7)``.
 
-    The code is a digest of every source file of ``qb_cluster`` and of the backends that come with
-    it; plug-ins of others are the sweep's content, and digested as such.
+    The code is a digest of every source file of ``qb_cluster``, of the backends that come with it
+    and of what two of them share; plug-ins of others are the sweep's content, and digested as such.
     """
     digest = hashlib.blake2b(digest_size=4)
-    for package in sorted({qb_cluster.__name__, *_own_backends()}):
+    for package in sorted({qb_cluster.__name__, "qb_litert", *_own_backends()}):
         found = find_spec(package)
         for place in found.submodule_search_locations or () if found else ():
             for file in sorted(Path(place).rglob("*.py")):
