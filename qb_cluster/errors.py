@@ -6,12 +6,16 @@
     ├── SpecError            the YAML is wrong: file:line:column (exit code 2)
     ├── RunFolderError       the output folder cannot be used    (exit code 2)
     ├── PoolError            no workers can be had               (exit code 2)
+    │   └── BoardError       a board cannot be used as it is     (exit code 2)
+    ├── BoardLostError       the connection to a board was lost: worth another attempt
+    ├── BoardCrashedError    what runs artifacts on a board died by itself
     ├── NodeConfigError      the node's own file is wrong        (exit code 2)
     └── CellError            one cell ends with a typed status; the others go on
         ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
         ├── DataError        a dataset breaks its contract, or leaks           → failed
         ├── NonFiniteError   NaN or infinity in outputs, weights, calibration  → failed
         ├── UnsupportedError the backend finds out late that it cannot         → unsupported
+        ├── OutOfMemoryError the artifact is larger than the board's memory    → oom
         ├── NotAppliedError  the "quantized" artifact is still float           → not_applied
         └── KernelMismatchError  a kernel does not compute its scheme          → kernel_mismatch
 
@@ -39,6 +43,18 @@ class PoolError(QuantBenchError):
     """No workers can be started as the spec demands."""
 
 
+class BoardError(PoolError):
+    """A board, or another Python here, cannot be used until somebody changes something."""
+
+
+class BoardLostError(QuantBenchError):
+    """The connection to a board ended in the middle: network, reboot, or somebody ended it."""
+
+
+class BoardCrashedError(QuantBenchError):
+    """The agent on a board died by itself, e.g. in a kernel, while the connection stood."""
+
+
 class CellError(QuantBenchError):
     """One cell cannot give a result; ``status`` is what its row says."""
 
@@ -61,6 +77,12 @@ class UnsupportedError(CellError):
     """The backend finds out only while quantizing that it cannot."""
 
     status: ClassVar[str] = "unsupported"
+
+
+class OutOfMemoryError(CellError):
+    """An artifact, or what running it takes, is larger than the memory a board has free."""
+
+    status: ClassVar[str] = "oom"
 
 
 class NotAppliedError(CellError):

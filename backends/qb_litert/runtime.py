@@ -1,21 +1,29 @@
 """Running a ``.tflite``: needs Python, NumPy and ai-edge-litert or tflite-runtime.
 
-This file imports nothing else of this project, so that it can be copied to a board alone.
+This file imports nothing else of this project and does with Python 3.8, so that it can be copied
+to a board alone.
 """
+# ruff: noqa: B905  zip() has no strict= before Python 3.10
+
+from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
 _IDENTIFIER = b"TFL3"
 _INT4 = 17  # in the schema's TensorType; the interpreter calls it int8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Port:
     """One input or output of the model.
 
@@ -45,6 +53,31 @@ class _Port:
         """Turn what the tensor gave into values."""
         values = stored.astype(np.float32, copy=False)
         return (values - self.zero_point) * np.float32(self.scale) if self.scale else values
+
+
+def installed() -> tuple[str, str]:
+    """Give name and version of the runtime that runs files here; the version may be unknown: "".
+
+    Raises:
+        ImportError: none is installed, or it cannot be loaded.
+    """
+    try:
+        import ai_edge_litert.interpreter  # noqa: F401
+
+        name = "ai-edge-litert"
+    except ModuleNotFoundError:
+        import tflite_runtime.interpreter  # noqa: F401
+
+        name = "tflite-runtime"
+    try:
+        return name, metadata.version(name)
+    except metadata.PackageNotFoundError:  # built from source, as distributions for boards do
+        return name, ""
+
+
+def load(data: bytes, threads: int) -> TFLiteExecutable:
+    """Make a file ready to run; what an agent on a board calls. Raises as the class does."""
+    return TFLiteExecutable(data, threads)
 
 
 class TFLiteExecutable:
@@ -105,10 +138,10 @@ class TFLiteExecutable:
             stored = self._run(fed)
         else:
             rows = [self._run([values[row : row + 1] for values in fed]) for row in range(count)]
-            stored = [np.concatenate(column) for column in zip(*rows, strict=True)]
+            stored = [np.concatenate(column) for column in zip(*rows)]
         return {
             name: port.decode(values)
-            for name, port, values in zip(self._output_names, self._outputs, stored, strict=True)
+            for name, port, values in zip(self._output_names, self._outputs, stored)
         }
 
     def feeds(self, inputs: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -116,7 +149,7 @@ class TFLiteExecutable:
         fed = self._encode(inputs)
         names = [port.name for port in self._inputs]
         for row in range(len(fed[0])):
-            yield dict(zip(names, (values[row : row + 1] for values in fed), strict=True))
+            yield dict(zip(names, (values[row : row + 1] for values in fed)))
 
     def tensor(self, number: int) -> NDArray[Any]:
         """Give a copy of what the last run left in a tensor; needs ``keep_tensors``.
@@ -130,7 +163,7 @@ class TFLiteExecutable:
     def _run(self, example: list[NDArray[Any]]) -> list[NDArray[Any]]:
         """Run one example, given and returned as the tensors hold it."""
         interpreter = self._interpreter
-        for port, values in zip(self._inputs, example, strict=True):
+        for port, values in zip(self._inputs, example):
             interpreter.set_tensor(port.index, values)
         interpreter.invoke()
         return [interpreter.get_tensor(port.index) for port in self._outputs]
@@ -139,7 +172,7 @@ class TFLiteExecutable:
         """Give what each input tensor takes, in the model's order."""
         missing = [port.name for port in self._inputs if port.name not in inputs]
         if len(missing) == len(inputs) == len(self._inputs):
-            pairs = zip(self._inputs, inputs.values(), strict=True)
+            pairs = zip(self._inputs, inputs.values())
             return [port.encode(values) for port, values in pairs]
         if missing:
             raise ValueError(
@@ -256,7 +289,7 @@ def _tensor_types(data: bytes) -> list[int]:
     return [table.read("b", at) if at else 0 for at in types]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Flatbuffer:
     """Just enough of https://flatbuffers.dev/internals to look into a file that is not trusted.
 

@@ -10,6 +10,7 @@ from qb_cluster.contracts.backend import (
     Support,
 )
 from qb_cluster.contracts.bits import Bits
+from qb_cluster.contracts.board import SshBoard
 from qb_cluster.contracts.calibration import Calibration, ObserverName
 from qb_cluster.contracts.cell import (
     STATUSES,
@@ -75,6 +76,7 @@ __all__ = [
     "Ref",
     "SampleBlock",
     "Scheme",
+    "SshBoard",
     "Stage",
     "Status",
     "Support",

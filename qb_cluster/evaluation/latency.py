@@ -1,12 +1,9 @@
 """The latency protocol: float and quantized interleaved on one device, batch of one.
 
-Both arms are warmed up in turns, then timed in blocks of ABBA or BAAB order (seeded), so that a
-drift of the machine hits both alike (duet benchmarking, arXiv 2001.05811). Each block gives one
-ratio of medians; the speed-up is the geometric mean of the ratios, with a t-interval on their
-logarithms.
+``timing`` takes the samples in blocks. Each block gives one ratio of medians; the speed-up is the
+geometric mean of the ratios, with a t-interval on their logarithms.
 """
 
-import gc
 import math
 import time
 from collections.abc import Callable
@@ -18,12 +15,11 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from qb_cluster.contracts import Latency, SampleBlock
+from qb_cluster.evaluation.timing import take_samples
 
 Run = Callable[[], object]
 Arm = Literal["baseline", "quantized"]
 Verdict = Literal["faster", "slower", "equivalent", "undecided"]
-FEWEST_BLOCKS: Final = 5
-MOST_BLOCKS: Final = 50
 EQUIVALENCE: Final = math.log(1.02)  # ±2 %
 NOISY: Final = 0.1  # IQR ÷ median
 
@@ -77,36 +73,17 @@ def measure(
         settings: how long and how often.
         clock_ns: a monotonic clock in nanoseconds.
     """
-    began = clock_ns()
-    arms: dict[Arm, Run] = {"baseline": baseline, "quantized": quantized}
-    cost = _warm_up(arms, settings.warmup_s, clock_ns)
-    n_blocks = min(MOST_BLOCKS, max(FEWEST_BLOCKS, math.ceil(settings.min_runs / 2)))
-    runs = {
-        arm: max(
-            math.ceil(settings.min_runs / (2 * n_blocks)),
-            math.ceil(settings.min_s * 1e9 / (2 * n_blocks) / cost[arm]),
-        )
-        for arm in arms
-    }
-    rng = np.random.default_rng(settings.seed)
-    blocks: list[SampleBlock] = []
-    capped = False
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        for block in range(n_blocks):
-            first: Arm = "baseline" if rng.integers(2) else "quantized"
-            second: Arm = "quantized" if first == "baseline" else "baseline"
-            for position, arm in enumerate((first, second, second, first)):
-                samples = _time(arms[arm], runs[arm], clock_ns)
-                blocks.append(SampleBlock(block, position, arm, samples))
-            if clock_ns() - began > settings.cap_s * 1e9 and block + 1 < n_blocks:
-                capped = True
-                break
-    finally:
-        if collecting:
-            gc.enable()
-    return LatencyResult(tuple(blocks), capped)
+    samples, capped = take_samples(
+        baseline,
+        quantized,
+        warmup_s=settings.warmup_s,
+        min_runs=settings.min_runs,
+        min_s=settings.min_s,
+        cap_s=settings.cap_s,
+        seed=settings.seed,
+        clock_ns=clock_ns,
+    )
+    return LatencyResult(tuple(SampleBlock(*block) for block in samples), capped)
 
 
 def speedup(result: LatencyResult, confidence: float) -> Speedup:
@@ -134,28 +111,6 @@ def spread(samples: NDArray[np.int64]) -> tuple[int, int]:
     """Give median and interquartile range, in whole nanoseconds."""
     quarter, median, three = np.percentile(samples, [25, 50, 75])
     return round(float(median)), round(float(three - quarter))
-
-
-def _warm_up(arms: dict[Arm, Run], seconds: float, clock_ns: Callable[[], int]) -> dict[Arm, float]:
-    """Run the arms in turns, once at least; give the mean nanoseconds of each one's later half."""
-    times: dict[Arm, list[int]] = {arm: [] for arm in arms}
-    began = clock_ns()
-    while not times["quantized"] or clock_ns() - began < seconds * 1e9:
-        for arm, run in arms.items():
-            before = clock_ns()
-            run()
-            times[arm].append(clock_ns() - before)
-    later = {arm: spent[len(spent) // 2 :] for arm, spent in times.items()}
-    return {arm: max(1.0, sum(spent) / len(spent)) for arm, spent in later.items()}
-
-
-def _time(run: Run, runs: int, clock_ns: Callable[[], int]) -> NDArray[np.int64]:
-    times = np.empty(runs, dtype=np.int64)
-    for index in range(runs):
-        before = clock_ns()
-        run()
-        times[index] = clock_ns() - before
-    return times
 
 
 def _block_ratio(result: LatencyResult, number: int) -> float:

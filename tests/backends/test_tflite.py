@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from filelock import FileLock
+from old_runtime import python_with_tflite_runtime
 from sklearn.datasets import load_digits
 
 from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
@@ -401,17 +401,7 @@ def test_a_truncated_file_is_told(kept, baselines):
 
 @pytest.fixture(scope="session")
 def old_python():
-    """Python in an environment that has nothing but NumPy 1 and tflite-runtime."""
-    folder = ROOT / ".venv-tflite-runtime"
-    folder.mkdir(exist_ok=True)
-    with FileLock(folder / ".lock"):
-        python, stamp = folder / "bin" / "python", folder / ".installed"
-        if not stamp.exists():
-            subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-            install = ["install", "--quiet", "numpy<2", "tflite-runtime==2.14.0"]
-            subprocess.run([python, "-m", "pip", *install], check=True)
-            stamp.touch()
-    return python
+    return python_with_tflite_runtime()
 
 
 @pytest.fixture
