@@ -1,12 +1,15 @@
 """The command line: thin. Each command imports what it needs when it is called."""
 
+import getpass
 import itertools
 import json
 import os
+import platform
 import signal
 import sys
 import time
 import traceback
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -351,16 +354,23 @@ class _Interrupts:
 
 
 def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder") -> "Pool":
+    from qb_cluster.dispatch.board_survey import board_runtimes, unmet_boards
     from qb_cluster.dispatch.preflight import NodeFacts, unmet
     from qb_cluster.nodes.cores import available_cores
 
     cores = len(available_cores())
-    threads = [device.threads for device in spec.devices]
+    devices = [device for device in spec.devices if device.ssh is None]
+    threads = [device.threads for device in devices] or [1]
+    runtimes = board_runtimes(spec.devices, spec.backends)
+    _refuse(unmet_boards(spec.devices, runtimes))
+    boards = {board: first for board, (first, *_) in runtimes.items()}
+    who = f"{getpass.getuser()} on {platform.node()}, sweep {spec.sweep}"
     if name == "inline":
         from qb_cluster.dispatch.inline_pool import InlinePool
+        from qb_cluster.worker import Owner
 
-        _refuse(unmet(spec.devices, [NodeFacts("this machine", cores)]))
-        return InlinePool(folder.artifacts, max(threads))
+        _refuse(unmet(devices, [NodeFacts("this machine", cores)]))
+        return InlinePool(folder.artifacts, max(threads), boards, Owner(uuid.uuid4().hex, who))
     from qb_cluster.dispatch.ray_pool import RayPool
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -371,9 +381,11 @@ def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder"
         cores=cores if address is None else None,
         import_paths=[str(Path.cwd()), *(str(Path(p).resolve()) for p in python_path if p)],
         address=address,
+        boards=boards,
+        who=who,
     )
     try:
-        _refuse(unmet(spec.devices, pool.nodes()))
+        _refuse(unmet(devices, pool.nodes()))
     except OSError as error:
         pool.close()
         raise PoolError(f"the head of the Ray cluster does not answer: {error}") from error

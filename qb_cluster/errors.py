@@ -7,6 +7,7 @@
     ├── RunFolderError       the output folder cannot be used    (exit code 2)
     ├── PoolError            no workers can be had               (exit code 2)
     │   └── BoardError       a board cannot be used as it is     (exit code 2)
+    │       └── BoardUnreachableError  nobody answers: it may be off, or come back
     ├── BoardLostError       the connection to a board was lost: worth another attempt
     ├── BoardCrashedError    what runs artifacts on a board died by itself
     ├── NodeConfigError      the node's own file is wrong        (exit code 2)
@@ -45,6 +46,10 @@ class PoolError(QuantBenchError):
 
 class BoardError(PoolError):
     """A board, or another Python here, cannot be used until somebody changes something."""
+
+
+class BoardUnreachableError(BoardError):
+    """Nobody answers at a board's address; worth asking again where one has answered before."""
 
 
 class BoardLostError(QuantBenchError):

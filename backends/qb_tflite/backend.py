@@ -34,6 +34,7 @@ class TFLiteBackend:
         "tflite-runtime",
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+    board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:
         self._allow_known_broken = allow_known_broken

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qb_cluster.boards.transport import Ending, LastLines
 from qb_cluster.contracts import SshBoard
-from qb_cluster.errors import BoardError
+from qb_cluster.errors import BoardError, BoardUnreachableError
 
 if TYPE_CHECKING:
     import asyncssh
@@ -103,7 +103,9 @@ async def start_ssh(command: list[str], board: SshBoard) -> SshProcess:
             client_factory=lambda: _checking_client(known),
         )
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, TimeoutError, ValueError) as error:
-        raise BoardError(_why_not(board, error, known)) from error
+        is_silent = isinstance(error, OSError) and not error.filename
+        kind = BoardUnreachableError if is_silent else BoardError
+        raise kind(_why_not(board, error, known)) from error
     try:
         # Words are quoted once, for the login shell; exec, so that a signal's name comes back.
         text = f"exec {shlex.join(command)}"

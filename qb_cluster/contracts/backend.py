@@ -101,6 +101,9 @@ class Backend(Protocol):
         distributions: packages whose versions belong in the record of the environment.
         takes: the kinds of model it converts, see ``catalog.model``: ``torch``, ``keras``,
             ``saved_model``, ``onnx``, ``tflite``, ``pt2``, or ``object`` for anything else.
+
+    A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
+    that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
     """
 
     name: str

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from qb_cluster.contracts.bits import Bits
+from qb_cluster.contracts.board import SshBoard
 from qb_cluster.contracts.calibration import Calibration
 from qb_cluster.contracts.scheme import Execution
 
@@ -52,20 +53,22 @@ class Device:
         threads: threads of every session on it, in quality and in latency alike.
         labels: what a node must be, as (label, value), sorted; empty takes any node.
         backends: labels of the backends that run there; empty is all.
+        ssh: a board without Ray, and how to reach it; ``None`` for nodes.
     """
 
     name: str = "cpu"
     threads: int = 1
     labels: tuple[tuple[str, str], ...] = ()
     backends: tuple[str, ...] = ()
+    ssh: SshBoard | None = None
 
     @property
     def label(self) -> str:
         """What tables and rules call it: ``cpu``, ``cpu[threads=2]``.
 
-        One with labels has a name of the user's own, and its threads need no saying.
+        One with labels, or a board, has a name of the user's own: its threads need no saying.
         """
-        is_plain = self.threads == 1 or self.labels
+        is_plain = self.threads == 1 or self.labels or self.ssh
         return self.name if is_plain else f"{self.name}[threads={self.threads}]"
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.backend import ArtifactFacts
 from qb_cluster.contracts.cell import Status
 
-Stage = Literal["content", "quality", "latency"]
+Stage = Literal["content", "prepare", "quality", "latency"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Outcome:
         values: columns of the result row that this stage knows.
         error: one sentence or two for the row; ``None`` when ok.
         traceback: the whole story, for the row's ``traceback`` column and ``--debug``.
-        quality: given when a quality stage ended ok.
+        quality: given when a quality stage ended ok; a prepare stage's has no outputs.
         content: given when a content stage ended ok.
         predictions: quality stages only.
         samples: latency stages only.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from qb_cluster.contracts.cell import Cell
-from qb_cluster.contracts.outcome import QualityResult, Stage
+from qb_cluster.contracts.outcome import Outcome, QualityResult, Stage
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,11 +11,13 @@ class Task:
     """One stage of one cell, with what earlier stages left for it.
 
     Attributes:
-        stage: ``content`` only digests what a baseline names, to see whether it is still the same.
+        stage: ``content`` only digests what a baseline names, to see whether it is still the same;
+            ``prepare`` makes the artifact where the converters are, for a board to run.
         attempt: 1 for the first try.
         cores: the cores it may use; as many as the device has threads.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: what the cell's own quality stage left; latency stages only.
+        prepared: how the cell's own prepare stage ended; quality stages on boards only.
     """
 
     cell: Cell
@@ -24,3 +26,4 @@ class Task:
     cores: tuple[int, ...]
     baseline: QualityResult | None = None
     quality: QualityResult | None = None
+    prepared: Outcome | None = None

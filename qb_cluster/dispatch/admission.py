@@ -105,7 +105,7 @@ class Admission:
         if changes := content.changes(before):
             what = " and ".join(changes)
             text = f"{where}: {what} changed since its rows were written; its cells run again"
-            self._queue(Job(baseline, "quality"))
+            self._queue(Job.first(baseline))
             self._noticed.add(baseline.cell_id)
             return [Notice(text)]
         return self._keep_baseline(baseline, kept)
@@ -137,7 +137,7 @@ class Admission:
                 return self._keep_baseline(cell, kept)
             self._queue(Job(cell, "content"))
         elif status is None:
-            self._queue(Job(cell, "quality"))
+            self._queue(Job.first(cell))
         else:
             story = f"ended {status} in an earlier run; its own row says why"
             return self._settled(cell, _NoBaseline(status, story))
@@ -179,7 +179,7 @@ class Admission:
     def _run(self, cell: Cell, baseline: QualityResult | _NoBaseline) -> list[Action]:
         if isinstance(baseline, _NoBaseline):
             return [_not_run(cell, baseline)]
-        self._queue(Job(cell, "quality", baseline=baseline))
+        self._queue(Job.first(cell, baseline))
         return []
 
     def _stands(self, cell: Cell, baseline: QualityResult) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from qb_cluster.contracts import Device
+from qb_cluster.contracts import Device, SshBoard
 from qb_cluster.dispatch.job import Group, Job
 
 CALLS_IN_HAND: Final = 2
@@ -33,6 +33,7 @@ class Node:
         busy: how many workers have something in hand.
         workers: how many it has.
         is_taken: whether a stage runs that has it to itself.
+        board: the board that it is, where it is no node of Ray.
     """
 
     cores: tuple[int, ...]
@@ -42,11 +43,14 @@ class Node:
     busy: int = 0
     workers: int = 0
     is_taken: bool = False
+    board: SshBoard | None = None
 
     def serves(self, device: Device) -> bool:
         """Tell whether it is what a device asks for."""
-        return len(self.cores) >= device.threads and all(
-            self.labels.get(label) == value for label, value in device.labels
+        return (
+            self.board == device.ssh
+            and len(self.cores) >= device.threads
+            and all(self.labels.get(label) == value for label, value in device.labels)
         )
 
 

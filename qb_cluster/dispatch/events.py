@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from qb_cluster.contracts import FinishedCell, Outcome, Task
+from qb_cluster.contracts import FinishedCell, Outcome, SshBoard, Task
 
 Cause = Literal["crashed", "oom", "node_lost"]
 
@@ -19,6 +19,7 @@ class WorkerUp:
         cores: the cores of the node; equal for all workers of one node.
         labels: what the node says it is; equal for all workers of one node.
         fingerprint: names the hardware that timings depend on, see ``nodes.environment``.
+        board: the board that it runs artifacts on; ``None`` where it runs them itself.
     """
 
     worker: str
@@ -26,6 +27,7 @@ class WorkerUp:
     cores: tuple[int, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
+    board: SshBoard | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,18 @@ class Stop:
     """Somebody asked to stop: what runs may end, and nothing new is started."""
 
 
-Event = WorkerUp | WorkerLost | TasksEnded | Tick | Stop
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A worker cannot come up yet: others have its board, say. It will when they are done.
+
+    Attributes:
+        text: what for; the user is told once.
+    """
+
+    text: str
+
+
+Event = WorkerUp | WorkerLost | TasksEnded | Tick | Stop | Waiting
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,22 @@
-"""One worker in this very process: for a debugger, for tiny machines, and without Ray.
+"""All workers in this very process: for a debugger, for tiny machines, and without Ray.
 
-A stage that hangs or crashes takes the process with it; what was committed before is kept.
+A stage that hangs or crashes takes the process with it; what was committed before is kept. A board
+has its own crashes, which do not.
 """
 
 import os
+import time
 from collections import deque
+from collections.abc import Mapping
+from functools import partial
 
-from qb_cluster.contracts import Task
-from qb_cluster.dispatch.events import Event, TasksEnded, WorkerUp
+from qb_cluster.contracts import SshBoard, Task
+from qb_cluster.dispatch.board_survey import waiting_for
+from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
+from qb_cluster.errors import BoardCrashedError, BoardLostError, BoardUnreachableError
 from qb_cluster.nodes.cores import THREAD_VARIABLES, available_cores
 from qb_cluster.nodes.environment import fingerprint
-from qb_cluster.worker import Worker
+from qb_cluster.worker import ASK_AGAIN_S, Owner, Worker
 
 NAME = "inline"
 
@@ -21,34 +27,97 @@ class InlinePool:
     Args:
         artifacts: where artifacts are kept: a folder, or the URL of an object store.
         threads: the largest number of threads a cell asks for.
+        boards: boards to use, with the module that each starts with.
+        owner: whose they are meanwhile.
+
+    Raises:
+        NodeConfigError: the file of this machine's owner is wrong.
     """
 
-    def __init__(self, artifacts: str, threads: int) -> None:
+    def __init__(
+        self,
+        artifacts: str,
+        threads: int,
+        boards: Mapping[SshBoard, str] | None = None,
+        owner: Owner | None = None,
+    ) -> None:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
-        self._worker = Worker(artifacts)
-        self._calls: deque[tuple[Task, ...]] = deque()
+        owner = owner or Owner("", "")
+        self._workers = {NAME: Worker(artifacts)}
+        self._calls: deque[tuple[str, tuple[Task, ...]]] = deque()
         self._is_announced = False
+        self._boards = dict(boards or {})
+        self._with_board = partial(Worker, artifacts, owner=owner)
+        self._absent = list(self._boards)
+        self._names: dict[str, SshBoard] = {}
+        self._started = 0
 
     def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
         """Remember the call until ``wait`` runs it."""
-        del worker
-        self._calls.append(tasks)
+        self._calls.append((worker, tasks))
 
     def kill(self, worker: str) -> None:
         """Do nothing: by the time anybody asks, the stage has ended."""
         del worker
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Run the first call that was started."""
-        del timeout_s
+        """Run the first call that was started; bring boards up where there is none.
+
+        Raises:
+            BoardError: a board cannot be used as it is.
+        """
         if not self._is_announced:
             self._is_announced = True
-            return [WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())]
-        if not self._calls:
-            return []
-        return [TasksEnded(NAME, tuple(map(self._worker.run, self._calls.popleft())))]
+            own = WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())
+            return [own, *self._greet()]
+        if self._calls:
+            return self._run(*self._calls.popleft())
+        events = self._greet()
+        if not any(isinstance(event, WorkerUp) for event in events):
+            time.sleep(ASK_AGAIN_S if timeout_s is None else min(ASK_AGAIN_S, timeout_s))
+        return events
 
     def close(self) -> None:
-        """Forget what was not run."""
+        """Forget what was not run, and give boards back."""
         self._calls.clear()
+        for worker in self._workers.values():
+            worker.leave()
+
+    def _run(self, name: str, tasks: tuple[Task, ...]) -> list[Event]:
+        worker = self._workers[name]
+        cause: Cause
+        try:
+            return [TasksEnded(name, tuple(map(worker.run, tasks)))]
+        except BoardLostError as error:
+            cause, message = "node_lost", str(error)
+        except BoardCrashedError as error:
+            cause, message = "crashed", str(error)
+        worker.leave()
+        if name != NAME:
+            self._absent.append(self._names.pop(name))
+            del self._workers[name]
+            return [WorkerLost(name, cause, message)]
+        # An interpreter of its own died here: this worker itself lives on.
+        own = WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())
+        return [WorkerLost(name, cause, message), own]
+
+    def _greet(self) -> list[Event]:
+        events: list[Event] = []
+        for board in list(self._absent):
+            worker = self._with_board(board=board)
+            try:
+                arrival = worker.arrive(self._boards[board])
+            except (BoardLostError, BoardUnreachableError) as error:
+                events.append(Waiting(f"{error}; trying again"))
+                continue
+            if arrival.holder is not None:
+                events.append(waiting_for(board, arrival.holder))
+                continue
+            self._started += 1
+            name = f"board-{self._started}"
+            self._absent.remove(board)
+            self._workers[name], self._names[name] = worker, board
+            cores, hardware = arrival.cores, arrival.fingerprint
+            events.append(WorkerUp(name, name, cores, fingerprint=hardware, board=board))
+        return events

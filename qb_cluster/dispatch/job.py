@@ -21,6 +21,10 @@ RETRIES: Final[Mapping[str, int]] = {"crashed": 1, "oom": 1, "node_lost": 3}
 """How often a stage is tried again after each cause. An error of the user's own: never."""
 
 
+HOST: Final = Device()
+"""Where artifacts for boards are made: any node."""
+
+
 class Group(NamedTuple):
     """What cells have to share for a worker to go from one to the next for nothing."""
 
@@ -42,6 +46,7 @@ class Job:
         solo: has its call to itself: the calls it shared died, and nobody knows of whom.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: the cell's own quality outcome, before its latency stage.
+        prepared: how the cell's own prepare stage ended, before its quality stage on a board.
     """
 
     cell: Cell
@@ -53,6 +58,18 @@ class Job:
     solo: bool = False
     baseline: QualityResult | None = None
     quality: Outcome | None = None
+    prepared: Outcome | None = None
+
+    @classmethod
+    def first(cls, cell: Cell, baseline: QualityResult | None = None) -> Self:
+        """Give the first stage of a cell."""
+        return cls(cell, "prepare" if cell.device.ssh else "quality", baseline=baseline)
+
+    @property
+    def device(self) -> Device:
+        """Where it runs: a board prepares nothing."""
+        is_prepared_for = self.cell.device.ssh and self.stage in {"content", "prepare"}
+        return HOST if is_prepared_for else self.cell.device
 
     @property
     def is_patient(self) -> bool:
@@ -62,7 +79,15 @@ class Job:
     def task(self, cores: tuple[int, ...]) -> Task:
         """Make what a worker is given."""
         quality = self.quality.quality if self.quality else None
-        return Task(self.cell, self.stage, self.attempt, cores, self.baseline, quality)
+        return Task(
+            self.cell, self.stage, self.attempt, cores, self.baseline, quality, self.prepared
+        )
+
+    def then(self, prepared: Outcome) -> Self:
+        """Give the quality stage that follows a prepare stage."""
+        return replace(
+            self, stage="quality", prepared=prepared, attempt=1, losses=(), alone=False, solo=False
+        )
 
     def after(self, loss: str, story: str = "") -> Self | None:
         """Give the next attempt after a loss; ``None`` when there is none left."""

@@ -15,7 +15,7 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._groups: dict[str, Group] = {}  # by the cell id of the baseline
+        self._groups: dict[tuple[str, bool], Group] = {}  # by baseline, and whether on its device
         self._interned: dict[Group, Group] = {}
         self._shared: dict[Group, deque[Job]] = {}
         self._alone: deque[Job] = deque()
@@ -27,12 +27,13 @@ class Queue:
 
     def group(self, job: Job) -> Group:
         """Give the group of a job. Hashing one takes long, so it is done once a baseline."""
-        cell = job.cell
-        known = self._groups.get(cell.baseline_cell_id)
+        cell, device = job.cell, job.device
+        key = cell.baseline_cell_id, device is cell.device
+        known = self._groups.get(key)
         if known is None:
-            made = Group(cell.model, cell.dataset, cell.backend, cell.device)
+            made = Group(cell.model, cell.dataset, cell.backend, device)
             known = self._interned.setdefault(made, made)
-            self._groups[cell.baseline_cell_id] = known
+            self._groups[key] = known
         return known
 
     def put(self, job: Job, *, first: bool = False) -> None:
@@ -52,7 +53,7 @@ class Queue:
         waiting: Counter[Device] = Counter()
         for group, jobs in self._shared.items():
             waiting[group.device] += len(jobs)
-        waiting.update(job.cell.device for job in self._alone)
+        waiting.update(job.device for job in self._alone)
         return waiting
 
     def length(self, group: Group) -> int:
@@ -85,7 +86,7 @@ class Queue:
         """Take a job that needs a node to itself, rather one of the group that is loaded."""
         fallback = None
         for index, job in enumerate(self._alone):
-            if not serves(job.cell.device):
+            if not serves(job.device):
                 continue
             if self.group(job) is loaded:
                 fallback = index

@@ -77,7 +77,7 @@ class RayCluster:
         # public setting stops them. Such a death is a typed row here, with a better message.
         ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
         context = ray.get_runtime_context()
-        self._own_node: str = context.get_node_id()
+        self.own_node: str = context.get_node_id()
         self._head = _split(context.gcs_address)
 
     def nodes(self) -> dict[str, Node]:
@@ -96,13 +96,15 @@ class RayCluster:
         with ThreadPoolExecutor(max_workers=min(32, len(nodes) + 1)) as threads:
             refused = list(threads.map(_refuses, [node.address for node in nodes]))
         alive = [node for node, is_closed in zip(nodes, refused, strict=True) if not is_closed]
-        if self._own_node not in {node.node_id for node in alive}:
+        if self.own_node not in {node.node_id for node in alive}:
             raise PoolError(
                 "Ray has ended on this machine; finished cells are kept: run the same command again"
             )
         return {node.node_id: node for node in alive}
 
-    def start_actor(self, actor: type, arguments: Sequence[Any], node: Node, threads: int) -> Any:
+    def start_actor(
+        self, actor: type, arguments: Sequence[Any], node: Node, threads: int, cores: int
+    ) -> Any:
         """Start an actor on a node, and only there; gives its handle.
 
         It is never restarted and its calls are never retried: only then does Ray say what really
@@ -112,7 +114,8 @@ class RayCluster:
             actor: its class.
             arguments: of its constructor.
             node: where.
-            threads: cores that are its own, and the most threads of a numerical library.
+            threads: the most threads of a numerical library.
+            cores: cores that are its own.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -122,7 +125,7 @@ class RayCluster:
         # Zero GPUs asked for does not hide them by itself.
         environment["CUDA_VISIBLE_DEVICES"] = ""
         options = self._ray.remote(actor).options(
-            num_cpus=threads,
+            num_cpus=cores,
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": environment},

@@ -6,23 +6,32 @@ A deadline ends in ``ray.kill``, since Ray cannot stop a running actor call in a
 import logging
 import os
 import time
+import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qb_cluster.contracts import Task
-from qb_cluster.dispatch.events import Cause, Event, TasksEnded, WorkerLost, WorkerUp
+from qb_cluster.contracts import SshBoard, Task
+from qb_cluster.dispatch.board_survey import waiting_for
+from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
 from qb_cluster.dispatch.last_words import Whereabouts, fault, tell
 from qb_cluster.dispatch.packing import pack, unpack
 from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
 from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
-from qb_cluster.errors import PoolError
+from qb_cluster.errors import (
+    BoardCrashedError,
+    BoardError,
+    BoardLostError,
+    BoardUnreachableError,
+    PoolError,
+)
 from qb_cluster.nodes.code_version import code_version
-from qb_cluster.worker import Worker
+from qb_cluster.worker import Owner, Worker
 
 LOOK_EVERY_S = 2.0
 HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
@@ -40,6 +49,7 @@ class _Actor:
         calls: its pending calls in the order in which they run; the first one is the hello.
         hello: ``None`` until it is up.
         doubt: the error of a call whose cause Ray did not know yet.
+        board: the board that it runs artifacts on.
     """
 
     node: Node
@@ -48,6 +58,12 @@ class _Actor:
     calls: deque[Any] = field(default_factory=deque)
     hello: Hello | None = None
     doubt: Exception | None = None
+    board: SshBoard | None = None
+
+    @property
+    def place(self) -> str:
+        """Name the node or the board whose worker it is."""
+        return self.node.node_id if self.board is None else _place(self.board)
 
 
 class RayPool:
@@ -63,6 +79,9 @@ class RayPool:
             our own on this machine.
         make_runner: what workers run stages with.
         patience_s: how long no worker at all may be up before it is an error.
+        boards: boards to use, with the module that each starts with. Their workers are on this
+            machine, whose keys and known hosts are the user's.
+        who: who uses them, for others to read.
 
     Raises:
         PoolError: Ray does not start, or the cluster cannot be reached.
@@ -79,6 +98,8 @@ class RayPool:
         address: str | None = None,
         make_runner: MakeRunner = Worker,
         patience_s: float = 120.0,
+        boards: Mapping[SshBoard, str] | None = None,
+        who: str = "",
     ) -> None:
         self._cluster = RayCluster(address, cores)
         import ray
@@ -86,7 +107,10 @@ class RayPool:
         self._ray: Any = ray
         self._logs = logs
         self._threads = threads
-        self._arguments = (pack([make_runner]), artifacts)
+        self._artifacts = artifacts
+        self._make_runner = make_runner
+        self._boards = dict(boards or {})
+        self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
         self._patience_s = patience_s
         self._actors: dict[str, _Actor] = {}
@@ -178,6 +202,8 @@ class RayPool:
                     dead[worker] = answer
                 elif isinstance(answer, Hello) and (code := _code(answer)) != code_version():
                     self._refuse_code(worker, code)
+                elif isinstance(answer, Hello) and answer.waits_for is not None:
+                    events.append(self._ask_again(worker, answer.waits_for))
                 elif answer is not None:
                     self._actors[worker].calls.popleft()
                     events.append(self._heard(worker, answer))
@@ -206,9 +232,19 @@ class RayPool:
         actor = self._actors[worker]
         node = actor.node
         actor.hello, actor.log = answer, answer.log
-        self._failed_starts[node.node_id] = 0
+        self._failed_starts[actor.place] = 0
+        if actor.board is not None:
+            here = actor.place, answer.cores
+            return WorkerUp(worker, *here, fingerprint=answer.fingerprint, board=actor.board)
         cores = answer.cores[: node.cores]
         return WorkerUp(worker, node.node_id, cores, node.labels, answer.fingerprint)
+
+    def _ask_again(self, worker: str, holder: str) -> Event:
+        """Others have a worker's board."""
+        actor = self._actors[worker]
+        assert actor.board is not None
+        actor.calls = deque([actor.handle.hello.remote()])
+        return waiting_for(actor.board, holder)
 
     # Nodes
 
@@ -244,19 +280,27 @@ class RayPool:
         return events
 
     def _fill(self) -> None:
-        workers = Counter(actor.node.node_id for actor in self._actors.values())
+        workers = Counter(actor.place for actor in self._actors.values())
         for node in self._nodes.values():
             if node.node_id not in self._given_up:
                 for _ in range(node.cores // self._threads - workers[node.node_id]):
                     self._spawn(node)
+        for board in self._boards:
+            if not workers[_place(board)] and _place(board) not in self._given_up:
+                self._spawn(self._nodes[self._cluster.own_node], board)
 
-    def _spawn(self, node: Node) -> None:
+    def _spawn(self, node: Node, board: SshBoard | None = None) -> None:
         self._started += 1
         worker = f"worker-{self._started}"
         log = self._logs / f"{worker}.{os.getpid()}.log"
-        arguments = (*self._arguments, str(log), self._import_paths)
-        handle = self._cluster.start_actor(WorkerProcess, arguments, node, self._threads)
-        self._actors[worker] = _Actor(node, handle, log, deque([handle.hello.remote()]))
+        make, cores = self._make_runner, self._threads
+        if board is not None:  # what it does here takes no core to speak of
+            make, cores = partial(Worker, board=board, owner=self._owner), 0
+        packed, runtime = pack([make]), self._boards[board] if board else ""
+        arguments = (packed, self._artifacts, str(log), self._import_paths, runtime)
+        handle = self._cluster.start_actor(WorkerProcess, arguments, node, self._threads, cores)
+        calls = deque([handle.hello.remote()])
+        self._actors[worker] = _Actor(node, handle, log, calls, board=board)
 
     def _despair(self, now: float) -> None:
         if any(actor.hello for actor in self._actors.values()):
@@ -290,13 +334,18 @@ class RayPool:
         message = "the worker process died"
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             cause, message = "oom", "the node ran out of memory and Ray ended the worker"
+        elif isinstance(error, BoardLostError):
+            cause, message = "node_lost", _last_line(error)
+        elif isinstance(error, BoardCrashedError):
+            message = _last_line(error)
         elif isinstance(error, self._ray.exceptions.RayTaskError) or actor.hello is None:
             message = f"the worker failed: {_last_line(error)}"
         if last_words := fault(actor.log):
             message += f": {last_words}"
+        lost = self._lose(worker, cause, message)
         if actor.hello is None:
-            self._failed_to_start(actor, message)
-        return self._lose(worker, cause, message)
+            return self._failed_to_start(actor, message, error)
+        return lost
 
     def _lose(self, worker: str, cause: Cause, message: str) -> list[Event]:
         actor = self._actors.pop(worker)
@@ -314,22 +363,36 @@ class RayPool:
         with suppress(Exception):
             self._ray.kill(actor.handle)
         self._give_up(
-            actor.node,
+            actor.place,
             f"on host '{actor.node.host}': it runs qb-cluster {code}, and this driver "
             f"{code_version()}; install the same on both",
         )
 
-    def _failed_to_start(self, actor: _Actor, message: str) -> None:
-        node = actor.node
-        self._failed_starts[node.node_id] += 1
-        if self._failed_starts[node.node_id] >= MOST_FAILED_STARTS:
-            self._give_up(node, f"on host '{node.host}': {message} (log: {actor.log})")
+    def _failed_to_start(self, actor: _Actor, message: str, error: Exception) -> list[Event]:
+        """Start no more where that has no prospect; a board that was there once may come back."""
+        if actor.board is not None:
+            reason = _last_line(error).partition(": ")[2]
+            if isinstance(error, BoardLostError | BoardUnreachableError):
+                return [Waiting(f"{reason}; trying again")]
+            if isinstance(error, BoardError):
+                self._give_up(actor.place, reason)
+                return [Waiting(f"{reason}; it is not used any more")]
+        self._failed_starts[actor.place] += 1
+        if self._failed_starts[actor.place] >= MOST_FAILED_STARTS:
+            where = f"on host '{actor.node.host}'"
+            self._give_up(actor.place, f"{where}: {message} (log: {actor.log})")
+        return []
 
-    def _give_up(self, node: Node, reason: str) -> None:
-        if node.node_id not in self._given_up:
-            self._given_up[node.node_id] = reason
+    def _give_up(self, place: str, reason: str) -> None:
+        if place not in self._given_up:
+            self._given_up[place] = reason
             if self._actors:
                 _LOG.warning("workers do not come up %s; none are started there", reason)
+
+
+def _place(board: SshBoard) -> str:
+    """Name a board among the nodes."""
+    return f"{board.user}@{board.host}:{board.port} {board.folder}"
 
 
 def _code(hello: Hello) -> str:

@@ -1,9 +1,9 @@
 """Who runs what next. Pure: events in, actions out; no clock, no I/O, no Ray.
 
-A cell goes quality → latency (if it is timed). A quantized cell's quality stage waits for its
-baseline's. Quality stages share a node as far as its cores go; a latency stage, and the second
-try of a stage that ran out of memory, has its node to itself, and waits until no quality stage
-is left for that node to run.
+A cell goes quality → latency (if it is timed); for a board without Ray any node prepares it
+first. A quantized cell's first stage waits for its baseline's quality stage. Quality stages share
+a node as far as its cores go; a latency stage, and the second try of a stage that ran out of
+memory, has its node to itself, and waits until no quality stage is left for that node to run.
 
 Short stages of one group go to a worker several to a call, and a second call is handed out
 before the first is over, so that no worker waits for the driver. Whom a dead call had in hand
@@ -28,9 +28,11 @@ from qb_cluster.dispatch.events import (
     Finish,
     Keep,
     Kill,
+    Notice,
     Start,
     Stop,
     TasksEnded,
+    Waiting,
     WorkerLost,
     WorkerUp,
 )
@@ -62,6 +64,7 @@ class Scheduler:
         self._nodes: dict[str, Node] = {}
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
         self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
+        self._told: set[str] = set()  # what workers wait for
         self._is_stopping = False
         self._in_hand = 0  # jobs that workers have
 
@@ -111,6 +114,9 @@ class Scheduler:
                 actions += self._ended(event, now)
             case Stop():
                 self._is_stopping = True
+            case Waiting(text) if text not in self._told:
+                self._told.add(text)
+                actions.append(Notice(text))
         actions += self._expire(now)
         if not self._is_stopping:
             actions += self._read_plan()
@@ -135,7 +141,7 @@ class Scheduler:
                 assert len({call.cores for call in worker.calls}) == 1, "a worker's cores moved"
                 jobs = [job for call in worker.calls for job in call.jobs]
                 assert len(jobs) == 1 or all(job.is_patient for job in jobs), "not to be shared"
-                assert all(node.serves(job.cell.device) for job in jobs), f"{name}: wrong node"
+                assert all(node.serves(job.device) for job in jobs), f"{name}: wrong node"
         in_hand = sum(len(c.jobs) for w in self._workers.values() for c in w.calls)
         assert self._in_hand == in_hand, "the count of jobs in hand is off"
         waiting = self._queue.devices().total()
@@ -146,7 +152,7 @@ class Scheduler:
     def _welcome(self, up: WorkerUp) -> None:
         node = self._nodes.get(up.node)
         if node is None or not node.workers:
-            node = Node(up.cores, up.labels, up.fingerprint, list(up.cores))
+            node = Node(up.cores, up.labels, up.fingerprint, list(up.cores), board=up.board)
             self._nodes[up.node] = node
         node.workers += 1
         self._workers[up.worker] = self._eager[up.worker] = Worker(up.worker, node)
@@ -237,6 +243,9 @@ class Scheduler:
             return []
         if job.stage == "content":
             return self._admission.content_known(cell, outcome.content, outcome.error)
+        if job.stage == "prepare" and outcome.status == "ok":
+            self._queue.put(job.then(outcome))
+            return []
         if job.stage == "latency" or outcome.status != "ok" or outcome.quality is None:
             outcomes = (job.quality, outcome) if job.quality else (outcome,)
             story = "\n".join(job.story) or None
@@ -255,7 +264,7 @@ class Scheduler:
         if job.stage == "content":
             return self._admission.content_known(job.cell, None, ended.error)
         actions: list[Action] = [Finish(ended)]
-        if job.stage == "quality":
+        if job.stage != "latency":
             actions += self._admission.baseline_failed(job.cell, ended.status, ended.error)
         return actions
 
@@ -343,7 +352,7 @@ class Scheduler:
         return pace is not None and pace * len(jobs) <= CALL_S and jobs[0].is_patient
 
     def _learn_pace(self, jobs: tuple[Job, ...], outcomes: tuple[Outcome, ...]) -> None:
-        if jobs[0].stage == "quality" and jobs[0].is_patient:
+        if jobs[0].stage in {"prepare", "quality"} and jobs[0].is_patient:
             took = (outcomes[-1].finished_at - outcomes[0].started_at).total_seconds()
             self._pace[self._queue.group(jobs[0])] = took / len(jobs)
 

@@ -22,6 +22,7 @@ from qb_cluster.dispatch.events import (
     Start,
     Stop,
     Tick,
+    Waiting,
 )
 from qb_cluster.dispatch.pool import Pool
 from qb_cluster.dispatch.scheduler import Scheduler
@@ -123,6 +124,8 @@ class Sweep:
                 events.append(Stop())
             for event in events:
                 self._act(self._scheduler.on(event, time.monotonic()))
+            if any(isinstance(event, Waiting) for event in events):
+                self._ran_at = time.monotonic()  # others do
             self._refuse_to_wait_forever()
             late = time.monotonic() - self._committed_at >= COMMIT_EVERY_S
             if late or len(self._batch) >= COMMIT_EVERY_ROWS:

@@ -8,14 +8,16 @@ import os
 import platform
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from qb_cluster.contracts import Outcome, Task
 from qb_cluster.dispatch.last_words import crash_file
 from qb_cluster.dispatch.packing import pack, unpack
+from qb_cluster.worker import ASK_AGAIN_S
 
 _MOST_LOG_BYTES = 4_000_000
 
@@ -24,7 +26,7 @@ class Runner(Protocol):
     """What runs stages, e.g. ``qb_cluster.worker.Worker``."""
 
     def run(self, task: Task) -> Outcome:
-        """Run a stage. Never raises."""
+        """Run a stage. Raises only of a board that was lost or crashed."""
 
 
 MakeRunner = Callable[[str], Runner]
@@ -36,7 +38,9 @@ class Hello:
     """What a worker says of itself when it is ready.
 
     Attributes:
+        host, cores, fingerprint: of the machine that runs artifacts: a board, or its own.
         code: which code of ours it runs, see ``nodes.code_version``.
+        waits_for: who has its board: it is not ready yet, and to be asked again.
     """
 
     host: str
@@ -45,6 +49,7 @@ class Hello:
     fingerprint: str
     log: Path
     code: str
+    waits_for: str | None = None
 
 
 class WorkerProcess:
@@ -55,10 +60,16 @@ class WorkerProcess:
         artifacts: what it is called with.
         log: where to what is printed here, by Python or by native code.
         import_paths: folders that plug-ins are looked up in.
+        runtime: of a worker with a board, the module for boards that it starts with.
     """
 
     def __init__(
-        self, make_runner: bytes, artifacts: str, log: str, import_paths: Iterable[str]
+        self,
+        make_runner: bytes,
+        artifacts: str,
+        log: str,
+        import_paths: Iterable[str],
+        runtime: str = "",
     ) -> None:
         self._log = _writable(Path(log))
         _print_to(self._log)
@@ -68,16 +79,28 @@ class WorkerProcess:
         faulthandler.enable(file=self._crash_file)
         sys.path[:0] = [path for path in import_paths if path not in sys.path]
         (make,) = unpack(make_runner)
-        self._runner: Runner = make(artifacts)
+        self._runner: Any = make(artifacts)
+        self._runtime = runtime
 
     def hello(self) -> Hello:
-        """Say who and where this is."""
+        """Say who and where this is; takes the board first, where there is one.
+
+        Raises:
+            BoardError, BoardLostError, BoardCrashedError: see ``boards.board``.
+        """
         from qb_cluster.nodes.code_version import code_version
         from qb_cluster.nodes.cores import available_cores
         from qb_cluster.nodes.environment import fingerprint
 
-        cores, code = available_cores(), code_version()
-        return Hello(platform.node(), os.getpid(), cores, fingerprint(), self._log, code)
+        pid, code = os.getpid(), code_version()
+        if not self._runtime:
+            own = platform.node(), pid, available_cores(), fingerprint()
+            return Hello(*own, self._log, code)
+        board = self._runner.arrive(self._runtime)
+        if board.holder is not None:
+            time.sleep(ASK_AGAIN_S)  # whoever asked asks again at once
+        of_board = board.host, pid, board.cores, board.fingerprint
+        return Hello(*of_board, self._log, code, board.holder)
 
     def run(self, tasks: bytes) -> bytes:
         """Run the stages of a call, one after the other."""
@@ -86,7 +109,9 @@ class WorkerProcess:
         return pack([self._runner.run(task) for task in unpack(tasks)])
 
     def tidy(self) -> None:
-        """Remove the files of a worker that ends well."""
+        """Give back what a worker that ends well has taken, and remove its files."""
+        if self._runtime:
+            self._runner.leave()
         self._log.unlink(missing_ok=True)
         crash_file(self._log).unlink(missing_ok=True)
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -26,7 +26,7 @@ def describe(distributions: Iterable[str]) -> dict[str, Any]:
         machine["memory_bytes"] = psutil.virtual_memory().total
     return machine | {
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in sorted({*_ALWAYS, *distributions})},
+        "libraries": {name: version_of(name) for name in sorted({*_ALWAYS, *distributions})},
     }
 
 
@@ -36,9 +36,13 @@ def fingerprint() -> str:
 
     Processor, its features, cores, memory in whole GiB; neither the host's name nor libraries.
     """
-    hardware = describe(())
-    named = {key: hardware[key] for key in ("arch", "cpu_model", "cpu_features", "cores")}
-    return env_id(named | {"memory_gib": round(hardware["memory_bytes"] / 2**30)})
+    return fingerprint_of(describe(()))
+
+
+def fingerprint_of(machine: Mapping[str, Any]) -> str:
+    """Give the fingerprint of a machine that was described by ``machine.describe_machine``."""
+    named = {key: machine[key] for key in ("arch", "cpu_model", "cpu_features", "cores")}
+    return env_id(named | {"memory_gib": round((machine["memory_bytes"] or 0) / 2**30)})
 
 
 def env_id(description: dict[str, Any]) -> str:
@@ -47,7 +51,8 @@ def env_id(description: dict[str, Any]) -> str:
     return hashlib.blake2b(canonical.encode(), digest_size=8).hexdigest()
 
 
-def _version(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """Give the version of a distribution; ``None`` where it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -119,7 +119,11 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
 
     @lru_cache(maxsize=_TEMPLATES)
     def template_of(
-        backend: NamedBackend, kind: ModelKind | None, refusal: str | None, scope: _Scope
+        backend: NamedBackend,
+        kind: ModelKind | None,
+        refusal: str | None,
+        scope: _Scope,
+        is_board: bool,
     ) -> Template:
         return template(
             spec,
@@ -129,6 +133,7 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
             _chosen(spec.products, scope.products),
             _chosen(spec.exclude, scope.exclude),
             _chosen(spec.overrides, scope.overrides),
+            is_board=is_board,
         )
 
     for model, of_model in models:
@@ -143,16 +148,21 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                     in_group = in_device.within(of_backend)
                     is_meant = not device.backends or backend.ref.label in device.backends
                     if in_group.products and is_meant:
-                        refusal = _refusal(backend, model, kind)
-                        made = template_of(backend, kind, refusal, in_group)
+                        is_board = device.ssh is not None
+                        refusal = _refusal(backend, model, kind, is_board)
+                        made = template_of(backend, kind, refusal, in_group, is_board)
                         yield _Group(model, dataset, device, backend, made)
 
 
-def _refusal(backend: NamedBackend, model: Ref, kind: ModelKind | None) -> str | None:
+def _refusal(
+    backend: NamedBackend, model: Ref, kind: ModelKind | None, is_board: bool
+) -> str | None:
     """Tell why a backend can do nothing for a model; ``None`` when it may."""
     if not takes(backend, kind):
         taken = ", ".join(backend.backend.takes)
         return f"{backend.ref.label} takes {taken}; {model.label} is {kind}"
+    if is_board and not hasattr(backend.backend, "board_runtime"):
+        return f"{backend.ref.label} has no runtime for boards without Ray"
     return not_installed(backend)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from qb_cluster.catalog import plugins
-from qb_cluster.contracts import Bits, Device, Ref, Scheme
+from qb_cluster.contracts import Bits, Device, Ref, Scheme, SshBoard
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.document import Document, Location, Problem
 from qb_cluster.spec.schema import DEVICES, DeviceKeys, NamedKeys, label_for, unknown_device
@@ -136,7 +136,8 @@ def _make(axis: Axis, written: Any) -> Entry:
             return Device(written)
         case "device", DeviceKeys():
             labels = tuple(sorted(written.labels.items()))
-            return Device(written.name, written.threads, labels, tuple(written.backends))
+            ssh = None if written.ssh is None else SshBoard(**written.ssh.model_dump())
+            return Device(written.name, written.threads, labels, tuple(written.backends), ssh)
         case _:
             entry: Bits | Requested = written  # validated as such
             return entry
@@ -215,7 +216,7 @@ def _identity(entry: Entry) -> Hashable:
             return entry.target, entry.options_json
         case NamedScheme() | NamedBackend():
             return _identity(entry.ref)
-        case Device(labels=labels) if labels:
-            return labels, entry.threads
+        case Device(labels=labels, ssh=ssh) if labels or ssh:
+            return labels, ssh, entry.threads
         case _:
             return entry

@@ -183,12 +183,31 @@ class NamedKeys(Keys):
     """Keyword arguments for the callable."""
 
 
+class SshKeys(Keys):
+    """How to reach a board that has no Ray. What is left out is left to `~/.ssh/config`."""
+
+    host: Annotated[str, Field(min_length=1)]
+    """Name or address, or an alias of `~/.ssh/config`."""
+    user: str = ""
+    """Who to log in as."""
+    port: int = Field(default=0, ge=0, le=65535)
+    """TCP port."""
+    python: Annotated[str, Field(min_length=1)] = "python3"
+    """The Python there: 3.8 or newer, with NumPy and tflite-runtime or ai-edge-litert."""
+    folder: str = ""
+    """Where its agent may write; its temporary folder otherwise."""
+    known_hosts: str = ""
+    """File with the keys of known hosts. They are always checked."""
+    key: str = ""
+    """File with the private key. There are no passwords."""
+
+
 class DeviceKeys(Keys):
     """A device and its share of the cores."""
 
     model_config = ConfigDict(
         json_schema_extra={
-            "if": {"required": ["labels"]},
+            "if": {"anyOf": [{"required": ["labels"]}, {"required": ["ssh"]}]},
             "then": {"properties": {"name": {"not": {"enum": list(DEVICES)}}}},
             "else": {"properties": {"name": {"enum": list(DEVICES)}}},
         }
@@ -204,12 +223,18 @@ class DeviceKeys(Keys):
     """What a node must say of itself to be this device: all of these, like `qb/board: rpi5`."""
     backends: OneOrMore[str] = Field(default_factory=list)
     """Labels of the sweep's backends that run there. Default: all of them."""
+    ssh: SshKeys | None = None
+    """A board without Ray, and how to reach it."""
 
     @model_validator(mode="after")
     def _is_known_or_has_labels(self) -> Self:
-        if self.name in DEVICES and self.labels:
-            raise ValueError(f"'{self.name}' is any node; nodes with labels take another name")
-        if self.name not in DEVICES and not self.labels:
+        if self.ssh and self.labels:
+            raise ValueError("labels are for nodes of Ray; leave them out, or 'ssh'")
+        is_own = bool(self.labels or self.ssh)
+        if self.name in DEVICES and is_own:
+            what = "a board takes" if self.ssh else "nodes with labels take"
+            raise ValueError(f"'{self.name}' is any node; {what} another name")
+        if self.name not in DEVICES and not is_own:
             raise ValueError(
                 f"{unknown_device(self.name)}; a name of your own takes labels: {{qb/board: …}}"
             )

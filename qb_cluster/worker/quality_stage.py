@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.catalog import plugins
-from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import (
-    ArtifactRef,
     Calibration,
     Cell,
     LayerSensitivity,
@@ -19,7 +17,6 @@ from qb_cluster.contracts import (
     Task,
 )
 from qb_cluster.errors import (
-    CellError,
     KernelMismatchError,
     NonFiniteError,
     NotAppliedError,
@@ -27,11 +24,12 @@ from qb_cluster.errors import (
 )
 from qb_cluster.evaluation import comparison, inference, kernel
 from qb_cluster.evaluation.deviation import deviation
-from qb_cluster.nodes.cores import pinned
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
-from qb_cluster.worker.preparation import Preparation, Prepared
-from qb_cluster.worker.reference import simulated_outputs, twin_name
+from qb_cluster.worker.preparation import Preparation
+from qb_cluster.worker.prepare_stage import made_before, make, reference_outputs
+from qb_cluster.worker.reference import twin_name
+from qb_cluster.worker.site import Site
 from qb_cluster.worker.stage import Loaded, StageResult
 
 MOST_KEPT_BYTES = 16 * 2**20  # of a quantized cell's outputs; a baseline's are needed whole
@@ -42,15 +40,17 @@ def run_quality(
     loaded: Loaded,
     artifacts: ArtifactFolder,
     cache: ArtifactCache,
+    site: Site,
     values: dict[str, Any],
 ) -> StageResult:
-    """Prepare and evaluate a cell.
+    """Prepare a cell's artifact, unless its prepare stage did, and evaluate it.
 
     Args:
         task: the quality stage of a cell.
         loaded: what the cell names.
         artifacts: where the artifact goes and the baseline's come from.
         cache: artifacts of other sweeps.
+        site: where the artifact is run.
         values: filled with columns of the row as they become known, so that a failure later
             on keeps what was found before it.
 
@@ -58,20 +58,16 @@ def run_quality(
         CellError: of the kind that says which status the row gets.
     """
     cell = task.cell
-    with pinned(task.cores):
+    with site.pinned(task.cores):
         values["threads"] = cell.device.threads
         values["affinity"] = ",".join(str(core) for core in task.cores)
-        known = loaded.content() if task.baseline is None else task.baseline.content
-        if known is not None:
-            values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
-        content = known or loaded.content()
-        preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
-        prepared = _prepared(task, preparation, artifacts)
-        artifact, values["prepare_ns"] = prepared.artifact, prepared.prepare_ns
-        ref = artifacts.put(artifact)
-        _state_facts(cell, ref, task.baseline, values)
+        values["runtime"] = site.runtime(loaded.backend)
+        made = made_before(task, loaded, artifacts, cache, values) or make(
+            task, loaded, artifacts, cache, values
+        )
+        preparation = made.preparation
         started = time.perf_counter_ns()
-        executable = loaded.backend.open(artifact, loaded.model, cell.device.threads)
+        executable = site.open(made.artifact, loaded, cell.device.threads, task.cores)
         values["open_ns"] = time.perf_counter_ns() - started
         measure, dataset = cell.measure, loaded.dataset
         metric = functools.partial(
@@ -98,25 +94,10 @@ def run_quality(
         "batch_size": measure.batch_size,
     }
     return StageResult(
-        QualityResult(ref, digest, known if cell.is_baseline else None),
+        QualityResult(made.ref, digest, preparation.content if cell.is_baseline else None),
         predictions=comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
         layers=layers,
     )
-
-
-def _prepared(task: Task, preparation: Preparation, artifacts: ArtifactFolder) -> Prepared:
-    cell, loaded = task.cell, preparation.loaded
-    if task.baseline is None:
-        prepared = preparation.convert()
-    elif cell.execution is None:
-        raise ValueError(f"cell {cell.cell_id} asks for no quantization")
-    else:
-        loaded.reused.add("baseline")
-        baseline = artifacts.get(task.baseline.artifact)
-        prepared = preparation.quantize(cell, baseline, cell.execution)
-    if prepared.is_reused:
-        loaded.reused.add("artifact")
-    return prepared
 
 
 def _asked(cell: Cell) -> Quantization:
@@ -124,27 +105,6 @@ def _asked(cell: Cell) -> Quantization:
         raise ValueError(f"cell {cell.cell_id} asks for no quantization")
     scheme = plugins.make("scheme", cell.scheme)
     return Quantization(scheme, cell.bits, cell.execution, cell.calibration)
-
-
-def _state_facts(
-    cell: Cell, ref: ArtifactRef, baseline: QualityResult | None, values: dict[str, Any]
-) -> None:
-    """Put what the artifact really holds into the row, and refuse one that is still float."""
-    facts = ref.facts
-    simulated = cell.execution == "simulated"  # holds floats on purpose: its size says nothing
-    values["artifact_bytes"] = None if simulated else ref.size_bytes
-    values["bits_per_weight"] = facts.bits_per_weight
-    values["quantized_share"] = facts.quantized_parameters / max(1, facts.parameters)
-    values["integer_mac_share"] = facts.integer_mac_share
-    values["fallback_ops"] = ",".join(facts.fallback_ops)
-    values["notes"] = "; ".join(facts.notes) or None
-    if baseline is None:
-        return
-    values["baseline_artifact_bytes"] = baseline.artifact.size_bytes
-    if facts.quantized_parameters == 0:
-        bits = facts.bits_per_weight
-        found = "float weights" if bits is None else f"{bits:.1f} bits per weight, all float"
-        raise NotAppliedError(f"{cell.bits} was asked for, and the artifact holds {found}")
 
 
 def _checked(cell: Cell, run: "functools.partial[NDArray[np.float32]]") -> NDArray[np.float32]:
@@ -171,7 +131,7 @@ def _quantized_outputs(
         KernelMismatchError: they are far from what the scheme gives when it is simulated.
         NonFiniteError: they are not finite, and there is no simulation that is.
     """
-    reference = _reference(cell, preparation, artifacts, values)
+    reference = reference_outputs(cell, preparation, artifacts, values)
     if reference is not None:
         values["reference_sqnr_db"] = deviation(baseline, reference).sqnr_db
     try:
@@ -209,26 +169,6 @@ def _quantized_outputs(
             f"{agreement}"
         )
     return outputs
-
-
-def _reference(
-    cell: Cell,
-    preparation: Preparation,
-    artifacts: ArtifactFolder,
-    values: dict[str, Any],
-) -> NDArray[np.float32] | None:
-    """Give the outputs of the simulated twin; ``None``, with a note, where there is none."""
-    if cell.execution != "native":
-        return None
-    note = "no backend simulates this scheme, so the kernels are held against nothing"
-    if cell.simulator is not None:
-        values["simulator"] = cell.simulator.label
-        try:
-            return simulated_outputs(cell, cell.simulator, preparation, artifacts)
-        except CellError as error:
-            note = f"kernels are held against nothing: {error}"
-    values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))
-    return None
 
 
 def _layer_sensitivity(cell: Cell, loaded: Loaded) -> tuple[LayerSensitivity, ...]:

@@ -1,6 +1,7 @@
 """A worker: runs one stage of one cell and gives back a typed outcome, whatever happens."""
 
 import traceback
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -8,19 +9,46 @@ from typing import Any, Final
 
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import content_of
-from qb_cluster.contracts import Backend, Outcome, Ref, Status, Task
-from qb_cluster.errors import CellError, DataError, PlugInError
+from qb_cluster.contracts import Backend, Outcome, SshBoard, Status, Task
+from qb_cluster.errors import (
+    BoardCrashedError,
+    BoardError,
+    BoardLostError,
+    BoardUnreachableError,
+    CellError,
+    DataError,
+    PlugInError,
+)
 from qb_cluster.nodes import environment
+from qb_cluster.nodes.node_config import load_node_config
 from qb_cluster.storage import Folder
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.keeper import Keeper, load_kept_dataset, load_kept_model
 from qb_cluster.worker.latency_stage import run_latency
+from qb_cluster.worker.prepare_stage import run_prepare
 from qb_cluster.worker.quality_stage import run_quality
+from qb_cluster.worker.site import Elsewhere, Here, Owner, Site
 from qb_cluster.worker.stage import Loaded, StageResult
 
 REUSED: Final = ("model", "dataset", "baseline", "artifact", "twin")
 """What a stage may find ready, in the order in which a row lists it."""
+NOBODY: Final = Owner("", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What a board says of itself when it is taken.
+
+    Attributes:
+        fingerprint: see ``nodes.environment``.
+        holder: who has it, where that is somebody else; all else is empty then.
+    """
+
+    host: str
+    cores: tuple[int, ...]
+    fingerprint: str
+    holder: str | None = None
 
 
 class Worker:
@@ -29,18 +57,62 @@ class Worker:
     Args:
         artifacts: where artifacts and baseline outputs are kept: a folder, or its path or URL.
         cache: artifacts of other sweeps.
+        board: a board on which artifacts are run, rather than here. What the owner of this
+            machine says of interpreters of their own holds for other workers only.
+        owner: whose it is meanwhile.
+
+    Raises:
+        NodeConfigError: the file of this machine's owner is wrong.
     """
 
-    def __init__(self, artifacts: Folder | str | Path, cache: ArtifactCache | None = None) -> None:
+    def __init__(
+        self,
+        artifacts: Folder | str | Path,
+        cache: ArtifactCache | None = None,
+        *,
+        board: SshBoard | None = None,
+        owner: Owner = NOBODY,
+    ) -> None:
         self._artifacts = ArtifactFolder(artifacts)
         self._cache = cache or ArtifactCache.of_user()
         self._backend = lru_cache(maxsize=8)(lambda ref: plugins.make("backend", ref))
         self._models = Keeper(load_kept_model)
         self._datasets = Keeper(load_kept_dataset)
-        self._environments: dict[str, dict[str, Any]] = {}
+        self._here = Here()
+        self._board = None if board is None else Elsewhere(board, owner)
+        pythons = load_node_config().environments if board is None else {}
+        self._pythons = {name: Elsewhere(path, owner) for name, path in pythons.items()}
+
+    def arrive(self, runtime: str) -> Arrival:
+        """Take the board, unless others have it, and say what it is.
+
+        Args:
+            runtime: the module for boards that it starts with.
+
+        Raises:
+            ValueError: this worker runs artifacts itself.
+            BoardError, BoardLostError, BoardCrashedError: see ``boards.board``.
+        """
+        if self._board is None:
+            raise ValueError("this worker has no board")
+        if (holder := self._board.arrive(runtime)) is not None:
+            return Arrival("", (), "", holder)
+        machine = self._board.facts["machine"]
+        cores = tuple(range(machine["cores"] or 1))
+        return Arrival(machine["host"], cores, environment.fingerprint_of(machine))
+
+    def leave(self) -> None:
+        """Give the board back; whoever runs here ends its agent by itself when it is killed."""
+        for site in filter(None, [self._board, *self._pythons.values()]):
+            site.close()
 
     def run(self, task: Task) -> Outcome:
-        """Run a stage. Never raises, but for KeyboardInterrupt."""
+        """Run a stage.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+            BoardLostError, BoardCrashedError: of the board. All else is in the outcome.
+        """
         started_at = datetime.now(UTC)
         values: dict[str, Any] = {}
         result = StageResult()
@@ -48,12 +120,14 @@ class Worker:
         error = story = None
         try:
             result = self._run(task, values)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, BoardLostError, BoardCrashedError):
             raise
+        except BoardUnreachableError as caught:
+            raise BoardLostError(str(caught)) from caught
         except BaseException as caught:
             status, error = _status(caught), _describe(caught)
             story = "".join(traceback.format_exception(caught))
-        description = self._environment(task.cell.backend)
+        description = self._environment(task)
         return Outcome(
             cell_id=task.cell.cell_id,
             stage=task.stage,
@@ -76,10 +150,13 @@ class Worker:
         loaded = self._load(task)
         if task.stage == "content":
             return StageResult(content=loaded.content())
+        site = self._site(task)
         if task.stage == "latency":
-            return run_latency(task, loaded, self._artifacts, values)
+            return run_latency(task, loaded, self._artifacts, site, values)
         try:
-            return run_quality(task, loaded, self._artifacts, self._cache, values)
+            if task.stage == "prepare":
+                return run_prepare(task, loaded, self._artifacts, self._cache, values)
+            return run_quality(task, loaded, self._artifacts, self._cache, site, values)
         finally:
             values["reused"] = ",".join(name for name in REUSED if name in loaded.reused) or None
 
@@ -117,14 +194,22 @@ class Worker:
             reused=reused,
         )
 
-    def _environment(self, backend: Ref) -> dict[str, Any]:
-        if backend.target not in self._environments:
-            try:
-                distributions = self._backend(backend).distributions
-            except CellError:  # the outcome says so already
-                distributions = ()
-            self._environments[backend.target] = environment.describe(distributions)
-        return self._environments[backend.target]
+    def _site(self, task: Task) -> Site:
+        """Give the place that runs the task's artifact."""
+        if task.stage in {"content", "prepare"} or task.cell.execution == "simulated":
+            return self._here
+        if self._board is not None:
+            return self._board
+        return self._pythons.get(self._backend(task.cell.backend).name, self._here)
+
+    def _environment(self, task: Task) -> dict[str, Any]:
+        """Describe where the task ran, as far as that is known by now."""
+        try:
+            return self._site(task).describe(self._backend(task.cell.backend))
+        except CellError:  # the outcome says so already
+            return environment.describe(())
+        except BoardError:
+            return {}
 
 
 def _status(error: BaseException) -> Status:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ssh_server import wait_until
 
 from qb_cluster.boards.board import Board
 from qb_cluster.contracts import Artifact, Latency
@@ -23,8 +24,6 @@ from qb_cluster.errors import (
 )
 from qb_cluster.evaluation import latency
 from qb_litert.runtime import TFLiteExecutable
-
-from .conftest import wait_until
 
 RUNTIME = "qb_litert.runtime"
 QUICK = Latency(warmup_s=0.01, min_runs=10, min_s=0.02)

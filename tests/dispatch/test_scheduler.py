@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_cells import CONTENT, NOW, cell_of, key_of, outcome_of
 
-from qb_cluster.contracts import Content
+from qb_cluster.contracts import Content, SshBoard
 from qb_cluster.dispatch.admission import Past
 from qb_cluster.dispatch.events import (
     Finish,
@@ -19,6 +19,7 @@ from qb_cluster.dispatch.events import (
     Stop,
     TasksEnded,
     Tick,
+    Waiting,
     WorkerLost,
     WorkerUp,
 )
@@ -644,3 +645,85 @@ def test_however_often_a_run_is_stopped_and_resumed_every_cell_has_one_row(seed,
         final.run_down()
         rows.update(ended.cell.cell_id for ended in final.finished)
     assert rows == Counter(cell.cell_id for cell in plan)
+
+
+BOARD = SshBoard("zero")
+
+
+def where(bench):
+    """Which stages ran on the board and which on the node, by the worker's name."""
+    return {task.stage: worker for worker, task in bench.busy().items()}
+
+
+def test_a_node_prepares_what_a_board_runs_and_times():
+    bench = Bench(group("a", ssh=BOARD), workers=1)
+    board = bench.bring_up("board", board=BOARD)
+    while bench.running:
+        for worker, calls in bench.running.items():
+            for task in calls[0]:
+                assert (worker == board) == (task.stage in {"quality", "latency"})
+                assert (task.prepared is not None) == (task.stage == "quality")
+        bench.end(next(iter(bench.running)))
+    assert bench.scheduler.is_done
+    assert set(bench.statuses().values()) == {"ok"}
+    stages = Counter(task.stage for task in bench.started)
+    assert stages == {"prepare": 4, "quality": 4, "latency": 4}
+
+
+def test_a_board_runs_nothing_that_was_not_meant_for_it_and_a_node_no_board_s_cells():
+    other = SshBoard("one")
+    bench = Bench(group("a", quantized=0) + group("b", quantized=0, ssh=other), workers=0)
+    bench.bring_up("board", board=BOARD)
+    assert not bench.running
+    bench.bring_up()
+    bench.run_down()
+    assert set(bench.statuses()) == {cell_of("a", 0).cell_id}
+    assert [device.ssh for device in bench.scheduler.stranded()] == [other]
+
+
+def test_what_cannot_be_prepared_ends_its_cell_and_a_baseline_s_cells_with_it():
+    bench = Bench(group("a", ssh=BOARD) + group("b", ssh=BOARD), workers=1)
+    bench.bring_up("board", board=BOARD)
+    while bench.running:
+        worker, calls = next(iter(bench.running.items()))
+        cell = calls[0][0].cell
+        is_bad = cell.cell_id == cell_of("a", 0).cell_id or cell.cell_id == cell_of("b", 1).cell_id
+        bench.end(worker, "failed" if is_bad else "ok")
+    statuses = bench.statuses()
+    assert [statuses[cell.cell_id] for cell in group("a")] == ["failed"] * 4
+    assert [statuses[cell.cell_id] for cell in group("b")] == ["ok", "failed", "ok", "ok"]
+
+
+def test_a_board_that_is_lost_costs_attempts_of_what_ran_on_it_and_nothing_is_prepared_again():
+    bench = Bench(group("a", quantized=0, ssh=BOARD), workers=1)
+    for _ in range(3):
+        board = bench.bring_up("board", board=BOARD)
+        if "prepare" in where(bench):
+            bench.end(where(bench)["prepare"])
+        bench.running.pop(board)
+        bench.take(WorkerLost(board, "node_lost", "gone", ""))
+    bench.bring_up("board", board=BOARD)
+    bench.run_down()
+    assert Counter(task.stage for task in bench.started) == {
+        "prepare": 1, "quality": 4, "latency": 1,
+    }  # fmt: skip
+    assert set(bench.statuses().values()) == {"ok"}
+
+
+def test_the_content_of_a_board_s_baseline_is_looked_at_by_a_node():
+    first = Bench(group("a", ssh=BOARD), workers=1, fingerprint="h")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
+    assert where(again) == {"content": "w0"}
+    again.bring_up("board", board=BOARD)
+    again.run_down()
+    assert again.scheduler.is_done
+    assert not again.finished
+
+
+def test_what_a_worker_waits_for_is_told_once():
+    bench = Bench([])
+    for text in ("taken by ann", "taken by ann", "taken by bob"):
+        bench.take(Waiting(text))
+    assert bench.notices == ["taken by ann", "taken by bob"]

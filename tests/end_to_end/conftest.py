@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-STRANGER = Path(__file__).parent / "stranger" / "stranger.py"
+STRANGERS = sorted((Path(__file__).parent / "stranger").glob("*.py"))
 LATENCY = "{warmup_s: 0.01, min_runs: 10, min_s: 0.02}"
 
 
@@ -16,7 +16,8 @@ class Place:
 
     def __init__(self, folder):
         self.folder = folder
-        shutil.copy(STRANGER, folder)
+        for file in STRANGERS:
+            shutil.copy(file, folder)
 
     def spec(self, text, name="sweep.yaml"):
         (self.folder / name).write_text(text)

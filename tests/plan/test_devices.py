@@ -66,3 +66,22 @@ def test_a_device_runs_the_backends_it_names_alone_and_their_ids_stay(cells_of, 
     for written in (f"'{half}'", f"['{half}']"):
         cells = cells_of(text + on("rpi5", "{qb/board: rpi5}", f", backends: {written}"))
         assert ids(cells) == [cell.cell_id for cell in every if cell.backend.label == half]
+
+
+def test_a_board_runs_what_is_native_and_has_a_runtime_and_moves_without_new_ids(
+    cells_of, spec_text
+):
+    def on_board(host, backend="stub_plugins:Half"):
+        text = spec_text.replace("stub_plugins:Half", backend)
+        return cells_of(f"{text}devices: {{name: zero, ssh: {{host: {host}}}}}\n")
+
+    cells = on_board("zero.local")
+    assert {cell.execution for cell in cells} == {None}
+    assert {cell.reason for cell in cells} == {
+        "stub_plugins:Half has no runtime for boards without Ray"
+    }
+    portable = on_board("zero.local", "stub_plugins:Portable")
+    assert {cell.execution for cell in portable} == {"native", None}
+    reasons = {str(cell.bits): cell.reason for cell in portable if cell.execution is None}
+    assert reasons["w4"] == "boards simulate nothing; not native: its kernels are 8-bit"
+    assert ids(on_board("192.0.2.7", "stub_plugins:Portable")) == ids(portable)

@@ -33,6 +33,7 @@ def cell_of(
     timeout_s=10.0,
     timeout_retries=0,
     labels=(),
+    ssh=None,
 ):
     """The `number`-th cell of a group; number 0 is its baseline."""
 
@@ -46,7 +47,7 @@ def cell_of(
         model=Ref(f"model-{group}", f"m:model_{group}"),
         dataset=Ref("data", "m:data"),
         backend=Ref("backend", "m:backend"),
-        device=Device("cpu", threads, labels),
+        device=Device("cpu", threads, labels, ssh=ssh),
         scheme=None if is_baseline else Ref("weight_only", "weight_only"),
         bits=None if is_baseline else Bits(8),
         execution="native" if supported else None,
@@ -67,9 +68,9 @@ def key_of(cell, content, fingerprint):
 def outcome_of(task, status="ok", *, content=CONTENT, took_s=1.0, at=NOW):
     """How a stage of the task ended; keys are those of `key_of` without hardware."""
     cell, quality, values = task.cell, None, {}
-    if task.stage == "quality" and status == "ok":
+    if task.stage in {"prepare", "quality"} and status == "ok":
         facts = ArtifactFacts(10, 10, 10)
-        outputs = "outputs" if cell.is_baseline else None
+        outputs = "outputs" if cell.is_baseline and task.stage == "quality" else None
         known = content if cell.is_baseline else None
         quality = QualityResult(ArtifactRef("digest", "bin", 10, facts), outputs, known)
         values = {"content_key": key_of(cell, content, None)}

@@ -175,6 +175,12 @@ class NumpyBackend:
         return run
 
 
+class BoardBackend(NumpyBackend):
+    """The same, for boards too."""
+
+    board_runtime = "stranger_board"
+
+
 def _artifact(arrays, parameters, quantized, stored):
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

@@ -31,6 +31,12 @@ class Half(_Backend):
         return Support(supported=True)
 
 
+class Portable(Half):
+    """Half, on boards too."""
+
+    board_runtime = "stub_plugins"
+
+
 class Anything(_Backend):
     """Native at every bit-width."""
 

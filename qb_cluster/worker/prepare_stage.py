@@ -1,0 +1,155 @@
+"""The prepare stage: the artifact of a cell, made where its converters are.
+
+What runs on the machine that prepared it has no such stage: its quality stage does the same.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qb_cluster.catalog.content import cell_key, scheme_digest
+from qb_cluster.contracts import Artifact, ArtifactRef, Cell, QualityResult, Task
+from qb_cluster.errors import CellError, NotAppliedError
+from qb_cluster.nodes.cores import pinned
+from qb_cluster.worker.artifact_cache import ArtifactCache
+from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.preparation import Preparation
+from qb_cluster.worker.reference import simulated_outputs
+from qb_cluster.worker.stage import Loaded, StageResult
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A cell's artifact, and what made it."""
+
+    artifact: Artifact
+    ref: ArtifactRef
+    preparation: Preparation
+
+
+def run_prepare(
+    task: Task,
+    loaded: Loaded,
+    artifacts: ArtifactFolder,
+    cache: ArtifactCache,
+    values: dict[str, Any],
+) -> StageResult:
+    """Make a cell's artifact, and the outputs that its kernels will be held against.
+
+    Args:
+        task: the prepare stage of a cell.
+        loaded: what the cell names.
+        artifacts: where all of it goes, and the baseline's artifact comes from.
+        cache: artifacts of other sweeps.
+        values: filled with columns of the row as they become known.
+
+    Raises:
+        CellError: of the kind that says which status the row gets.
+    """
+    with pinned(task.cores):
+        made = make(task, loaded, artifacts, cache, values)
+        reference_outputs(task.cell, made.preparation, artifacts, {})
+    content = made.preparation.content if task.cell.is_baseline else None
+    return StageResult(QualityResult(made.ref, None, content))
+
+
+def make(
+    task: Task,
+    loaded: Loaded,
+    artifacts: ArtifactFolder,
+    cache: ArtifactCache,
+    values: dict[str, Any],
+) -> Made:
+    """Convert or quantize, and say in ``values`` what came of it.
+
+    Raises:
+        NotAppliedError: what should be quantized is still float.
+        CellError: it cannot be made.
+    """
+    cell = task.cell
+    known = loaded.content() if task.baseline is None else task.baseline.content
+    if known is not None:
+        values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
+    content = known or loaded.content()
+    preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
+    if task.baseline is None:
+        prepared = preparation.convert()
+    elif cell.execution is None:
+        raise ValueError(f"cell {cell.cell_id} asks for no quantization")
+    else:
+        loaded.reused.add("baseline")
+        baseline = artifacts.get(task.baseline.artifact)
+        prepared = preparation.quantize(cell, baseline, cell.execution)
+    if prepared.is_reused:
+        loaded.reused.add("artifact")
+    values["prepare_ns"] = prepared.prepare_ns
+    ref = artifacts.put(prepared.artifact)
+    _state_facts(cell, ref, task.baseline, values)
+    return Made(prepared.artifact, ref, preparation)
+
+
+def made_before(
+    task: Task,
+    loaded: Loaded,
+    artifacts: ArtifactFolder,
+    cache: ArtifactCache,
+    values: dict[str, Any],
+) -> Made | None:
+    """Take up what the cell's prepare stage left, its columns too; ``None`` without one.
+
+    Raises:
+        CellError: the artifact is gone or damaged.
+    """
+    before = task.prepared
+    if before is None or before.quality is None:
+        return None
+    known = task.baseline.content if task.baseline else before.quality.content
+    content = known or loaded.content()
+    values.update(before.values)
+    loaded.reused.update(filter(None, (before.values.get("reused") or "").split(",")))
+    ref = before.quality.artifact
+    preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
+    return Made(artifacts.get(ref), ref, preparation)
+
+
+def _state_facts(
+    cell: Cell, ref: ArtifactRef, baseline: QualityResult | None, values: dict[str, Any]
+) -> None:
+    """Put what the artifact really holds into the row, and refuse one that is still float."""
+    facts = ref.facts
+    simulated = cell.execution == "simulated"  # holds floats on purpose: its size says nothing
+    values["artifact_bytes"] = None if simulated else ref.size_bytes
+    values["bits_per_weight"] = facts.bits_per_weight
+    values["quantized_share"] = facts.quantized_parameters / max(1, facts.parameters)
+    values["integer_mac_share"] = facts.integer_mac_share
+    values["fallback_ops"] = ",".join(facts.fallback_ops)
+    values["notes"] = "; ".join(facts.notes) or None
+    if baseline is None:
+        return
+    values["baseline_artifact_bytes"] = baseline.artifact.size_bytes
+    if facts.quantized_parameters == 0:
+        bits = facts.bits_per_weight
+        found = "float weights" if bits is None else f"{bits:.1f} bits per weight, all float"
+        raise NotAppliedError(f"{cell.bits} was asked for, and the artifact holds {found}")
+
+
+def reference_outputs(
+    cell: Cell,
+    preparation: Preparation,
+    artifacts: ArtifactFolder,
+    values: dict[str, Any],
+) -> NDArray[np.float32] | None:
+    """Give the outputs of the simulated twin; ``None``, with a note, where there is none."""
+    if cell.execution != "native":
+        return None
+    note = "no backend simulates this scheme, so the kernels are held against nothing"
+    if cell.simulator is not None:
+        values["simulator"] = cell.simulator.label
+        try:
+            return simulated_outputs(cell, cell.simulator, preparation, artifacts)
+        except CellError as error:
+            note = f"kernels are held against nothing: {error}"
+    values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))
+    return None

@@ -1,0 +1,219 @@
+"""Sweeps over boards behind a real SSH server: equal to the plan whatever happens on the way."""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from conftest import LATENCY
+from old_runtime import python_with_tflite_runtime
+from ssh_server import serving, wait_until
+
+from qb_cluster.boards.board import Board
+
+MODELS = [{"name": "stranger:centroids", "label": f"m{n}", "options": {"scale": n}}
+          for n in range(1, 5)]  # fmt: skip
+SPEC = f"""
+sweep: boards
+models: {json.dumps(MODELS)}
+datasets: [stranger:blobs]
+schemes: [weight_only]
+bits: [w8, w2]
+backends: ["stranger:BoardBackend"]
+measure: {{latency: {LATENCY}}}
+"""
+NUMBERS = ["status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
+KEYS = ["model", "scheme", "bits"]
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def boards(sshd, tmp_path):
+    """Two boards: two folders behind one server. A test that leaves something there fails."""
+    folders = [tmp_path / name for name in ("alpha", "beta")]
+    for folder in folders:
+        folder.mkdir()
+    yield [sshd.board(folder, sys.executable) for folder in folders]
+    for folder in folders:
+        wait_until(lambda folder=folder: not list(folder.iterdir()))
+
+
+def device(name, board, **more):
+    keys = {key: value for key, value in dataclasses.asdict(board).items() if value}
+    return json.dumps({"name": name, "ssh": keys, **more})
+
+
+def on(*devices):
+    return f"{SPEC}devices: [{', '.join(devices)}]\n"
+
+
+def numbers(results, device_name):
+    rows = results[results["device"] == device_name]
+    return rows[KEYS + NUMBERS].sort_values(KEYS).reset_index(drop=True)
+
+
+def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, boards):
+    text = on("cpu", device("alpha", boards[0]), device("beta", boards[1], threads=2))
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out")
+    assert len(results) == 3 * 4 * 3
+    assert set(numbers(results, "cpu")["status"]) == {"ok", "not_applied"}
+    for name in ("alpha", "beta"):
+        pd.testing.assert_frame_equal(numbers(results, "cpu"), numbers(results, name))
+    on_boards = results[(results["device"] != "cpu") & (results["status"] == "ok")]
+    assert set(on_boards["runtime"]) == {f"numpy {np.__version__}"}
+    assert on_boards["latency_median_ns"].notna().all()
+    assert on_boards["host"].notna().all()
+    # The second board takes what was made for the first: once a sweep, wherever it runs.
+    assert place.qb("report", "out").returncode == 0
+    agreement = pd.read_parquet(place.folder / "out" / "report" / "agreement.parquet")
+    assert {"cpu", "alpha", "beta"} == set(agreement["device"])
+    assert (agreement.query("execution == other_execution")["top1_agreement"] == 1).all()
+    assert {"cpu", "alpha", "beta"} == set(
+        pd.read_parquet(place.folder / "out" / "report" / "devices.parquet")["device"]
+    )
+
+
+def agents_of(folder):
+    """Pids of the sshd sessions whose agents keep their files in a folder."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder / "quantbench-") in word for word in process.info["cmdline"] or ())
+    ]
+
+
+def rows(place):
+    try:
+        return len(pd.read_parquet(place.folder / "out" / "results", columns=["cell_id"]))
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.mark.ray
+def test_a_board_that_is_cut_off_and_crashes_comes_back_and_every_cell_has_its_row(
+    place, boards, tmp_path
+):
+    text = on(device("alpha", boards[0]), device("beta", boards[1]))
+    driver = place.popen("run", place.spec(text), "--out", "out")
+    wait_until(lambda: rows(place) >= 2, 60)
+    (agent,) = agents_of(tmp_path / "alpha")
+    psutil.Process(agent).parent().kill()  # its SSH session: the network is gone
+    wait_until(lambda: agent not in agents_of(tmp_path / "alpha"), 30)
+    wait_until(lambda: agents_of(tmp_path / "beta"), 30)
+    psutil.Process(agents_of(tmp_path / "beta")[0]).send_signal(signal.SIGSEGV)
+    assert driver.wait(120) == 0
+    results = place.results("out")
+    assert len(results) == 2 * 4 * 3
+    assert set(results["status"]) == {"ok", "not_applied"}
+    pd.testing.assert_frame_equal(numbers(results, "alpha"), numbers(results, "beta"))
+
+
+def test_the_second_sweep_that_wants_a_board_waits_and_says_for_whom(place, boards):
+    with Board.connect(boards[0], "qb_litert.runtime", "another run", "ann on desk") as other:
+        assert other.lock() is None
+        spec = place.spec(on(device("alpha", boards[0])))
+        command = place.command("run", spec, "--out", "out", "--pool", "inline")
+        with subprocess.Popen(
+            command, cwd=place.folder, stdout=subprocess.PIPE, text=True
+        ) as driver:
+            for line in driver.stdout:
+                if "is taken by" in line:
+                    break
+            assert "board '127.0.0.1' is taken by ann on desk since 20" in line
+            time.sleep(0.5)
+            assert rows(place) == 0
+            other.close()
+            driver.communicate(timeout=60)
+        assert driver.returncode == 0
+    assert len(place.results("out")) == 4 * 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"host": "no-such-host.invalid"}, "cannot be reached"),
+        ({"python": "/nowhere/python3"}, "has no '/nowhere/python3' that can be run"),
+        ({"folder": "/nowhere"}, "the agent cannot be kept in /nowhere"),
+        ({"known_hosts": "/dev/null"}, "host key that is not known here"),
+    ],
+)
+def test_a_board_that_will_not_do_is_told_before_anything_runs(place, boards, change, message):
+    spec = place.spec(on("cpu", device("alpha", dataclasses.replace(boards[0], **change))))
+    done = place.qb("run", spec, "--out", "out", "--pool", "inline")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: device 'alpha': board '")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert rows(place) == 0
+
+
+def test_threads_that_a_board_has_not_are_told(place, boards):
+    spec = place.spec(on(device("alpha", boards[0], threads=999)))
+    done = place.qb("run", spec, "--out", "out", "--pool", "inline")
+    assert done.returncode == 2
+    assert "device 'alpha' asks for 999 threads and its board has" in done.stderr
+
+
+PYTHONS = SPEC + "devices: cpu\n"
+
+
+@pytest.mark.parametrize(
+    ("backend", "statuses"),
+    [("BoardBackend", {"ok", "not_applied"}), ("NumpyBackend", {"unsupported"})],
+)
+def test_a_backend_s_artifacts_run_in_the_python_that_the_node_s_owner_says(
+    place, tmp_path, backend, statuses
+):
+    config = tmp_path / "node.toml"
+    config.write_text(f'[environments]\nnumpy = "{sys.executable}"\n')
+    spec = place.spec(PYTHONS.replace("BoardBackend", backend))
+    env = {"QB_NODE_CONFIG": str(config)}
+    place.qb("run", spec, "--out", "out", "--pool", "inline", env=env)
+    results = place.results("out")
+    assert set(results["status"]) == statuses
+    if "ok" in statuses:
+        assert set(results["runtime"].dropna()) == {f"numpy {np.__version__}"}
+    else:
+        first = results[results["scheme"] == "float"].iloc[0]
+        assert "numpy has no runtime for boards and other Pythons" in first["error"]
+
+
+@pytest.mark.frameworks
+def test_an_int8_file_gives_on_tflite_runtime_what_it_gives_on_ai_edge_litert(
+    place, sshd, tmp_path
+):
+    folder = tmp_path / "alpha"
+    folder.mkdir()
+    board = sshd.board(folder, python_with_tflite_runtime())
+    text = f"""
+sweep: runtimes
+models: [digits-mlp]
+datasets: [digits]
+schemes: [static]
+bits: [w8a8]
+backends: [tflite]
+devices: [cpu, {device("alpha", board)}]
+measure: {{latency: false}}
+"""
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out").set_index(["device", "scheme"])
+    assert set(results["status"]) == {"ok"}
+    here, there = results.loc["cpu", "static"], results.loc["alpha", "static"]
+    assert here["artifact_bytes"] == there["artifact_bytes"]
+    assert abs(here["sqnr_db"] - there["sqnr_db"]) < 0.1
+    assert abs(here["value"] - there["value"]) < 0.005
+    assert there["runtime"] == "tflite-runtime 2.14.0"
