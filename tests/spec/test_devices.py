@@ -79,8 +79,8 @@ def test_an_include_names_such_a_device_or_brings_it(load, spec_text):
         ("[{name: cpu, backends: []}]", "33: 'backends' is empty; list at least one"),
         ("[{name: cpu, backends: tflit}]", "33: no backend 'tflit' in this sweep"),
         ("[{name: b, ssh: {}}]", "26: 'host' is missing"),
-        ("[{name: b, ssh: {host: h, port: 99999}}]", "42: 'port' should be less than or equal to 65535"),
-        ("[{name: b, ssh: {host: h, password: x}}]", "36: unknown key 'password'; known: folder, host"),
+        ("[{name: b, ssh: {host: h, port: 99999}}]", "42: 'port' should be less than or equal"),
+        ("[{name: b, ssh: {host: h, password: x}}]", "36: unknown key 'password'; known: folder"),
         ("[{name: cpu, ssh: {host: h}}]", "18: 'cpu' is any node; a board takes another name"),
         ("[{name: b, ssh: {host: h}, labels: {a: b}}]", "18: labels are for nodes of Ray"),
         (
