@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
+_ALLOW_UNAUTHENTICATED = click.option(
+    "--allow-unauthenticated",
+    is_flag=True,
+    help="Use a cluster that asks for no token, though others can reach it and run code on it.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -65,6 +70,12 @@ def plan(spec: Path, *, as_json: bool) -> None:
     help="ray: actors of Ray; inline: all in this process, without Ray.",
 )
 @click.option("--address", help="Ray cluster to run on, HOST:PORT or auto; a Ray of our own else.")
+@_ALLOW_UNAUTHENTICATED
+@click.option(
+    "--ship-code",
+    is_flag=True,
+    help="Send QuantBench and the plug-ins in this folder to the nodes of --address.",
+)
 @click.option(
     "--rerun",
     multiple=True,
@@ -72,7 +83,14 @@ def plan(spec: Path, *, as_json: bool) -> None:
     help="Also run again: failed, another status, a cell id, or a glob such as 'cnn/*/tflite/*'.",
 )
 def run(
-    spec: Path, out: str | None, pool: str, address: str | None, rerun: tuple[str, ...]
+    spec: Path,
+    out: str | None,
+    pool: str,
+    address: str | None,
+    rerun: tuple[str, ...],
+    *,
+    allow_unauthenticated: bool,
+    ship_code: bool,
 ) -> None:
     """Run a sweep, or the rest of one that was interrupted."""
     from rich.console import Console
@@ -82,10 +100,21 @@ def run(
 
     if address is not None and pool == "inline":
         raise click.UsageError("--pool inline runs here and now; leave --address out")
+    if ship_code and address is None:
+        raise click.UsageError("--ship-code sends to the nodes of a cluster; give its --address")
     loaded = load_spec(spec)
     check_size(loaded)
     place = out or str(Path("runs") / loaded.sweep)
-    failures = _run(loaded, place, pool, Console(stderr=False), address=address, rerun=rerun)
+    failures = _run(
+        loaded,
+        place,
+        pool,
+        Console(stderr=False),
+        address=address,
+        rerun=rerun,
+        allow_unauthenticated=allow_unauthenticated,
+        ship_code=ship_code,
+    )
     if failures:
         sys.exit(EXIT_SOME_FAILED)
 
@@ -185,11 +214,12 @@ def node(*, as_json: bool) -> None:
 @cli.command()
 @click.option("--address", help="Ray cluster, HOST:PORT or auto; this machine alone else.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, all labels.")
-def devices(address: str | None, *, as_json: bool) -> None:
+@_ALLOW_UNAUTHENTICATED
+def devices(address: str | None, *, as_json: bool, allow_unauthenticated: bool) -> None:
     """Show what a cluster has: its nodes, and the devices of a spec that they can be."""
     from qb_cluster.dispatch import device_list
 
-    nodes = _nodes(address)
+    nodes = _nodes(address, allow_unauthenticated=allow_unauthenticated)
     if as_json:
         _print_lines(json.dumps(node) for node in device_list.as_json(nodes))
     else:
@@ -245,6 +275,8 @@ def _run(
     *,
     address: str | None = None,
     rerun: Sequence[str] = (),
+    allow_unauthenticated: bool = False,
+    ship_code: bool = False,
 ) -> int:
     """Run a sweep; gives how many of the folder's cells have failed."""
     from qb_cluster.dispatch.sweep import Sweep
@@ -270,7 +302,14 @@ def _run(
             sweep = Sweep(
                 expand(spec),
                 folder,
-                lambda: _pool(spec, pool_name, address, folder),
+                lambda: _pool(
+                    spec,
+                    pool_name,
+                    address,
+                    folder,
+                    allow_unauthenticated=allow_unauthenticated,
+                    ship_code=ship_code,
+                ),
                 progress.finished,
                 progress.notice,
                 rerun_filter(rerun),
@@ -353,13 +392,25 @@ class _Interrupts:
         self._stop()
 
 
-def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder") -> "Pool":
+def _pool(
+    spec: "SweepSpec",
+    name: str,
+    address: str | None,
+    folder: "RunFolder",
+    *,
+    allow_unauthenticated: bool,
+    ship_code: bool,
+) -> "Pool":
+    import tempfile
+
     from qb_cluster.dispatch.board_survey import board_runtimes, unmet_boards
     from qb_cluster.dispatch.preflight import NodeFacts, unmet
     from qb_cluster.nodes.cores import available_cores
+    from qb_cluster.nodes.environment import own_gpu
 
     cores = len(available_cores())
     devices = [device for device in spec.devices if device.ssh is None]
+    with_gpu = [device for device in devices if device.gpus]
     threads = [device.threads for device in devices] or [1]
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
@@ -369,21 +420,30 @@ def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder"
         from qb_cluster.dispatch.inline_pool import InlinePool
         from qb_cluster.worker import Owner
 
-        _refuse(unmet(devices, [NodeFacts("this machine", cores)]))
+        gpus = 0 if own_gpu() is None else 1
+        _refuse(unmet(devices, [NodeFacts("this machine", cores, gpus=gpus)]))
         return InlinePool(folder.artifacts, max(threads), boards, Owner(uuid.uuid4().hex, who))
     from qb_cluster.dispatch.ray_pool import RayPool
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    pool = RayPool(
-        folder.artifacts,
-        _logs(folder.place),
-        threads=min(threads),
-        cores=cores if address is None else None,
-        import_paths=[str(Path.cwd()), *(str(Path(p).resolve()) for p in python_path if p)],
-        address=address,
-        boards=boards,
-        who=who,
-    )
+    import_paths = [str(Path(p).resolve()) for p in python_path if p]
+    with tempfile.TemporaryDirectory(prefix="quantbench-code-") as scratch:
+        code = _code(Path(scratch), folder.place) if ship_code else None
+        pool = RayPool(
+            folder.artifacts,
+            _logs(folder.place),
+            threads=min(threads),
+            cores=cores if address is None else None,
+            # Where code is sent, the folder is a part of it.
+            import_paths=import_paths if code else [str(Path.cwd()), *import_paths],
+            address=address,
+            boards=boards,
+            who=who,
+            gpu_workers=bool(with_gpu),
+            cpu_workers=len(with_gpu) < len(devices) or bool(boards),
+            code=code,
+            allow_unauthenticated=allow_unauthenticated,
+        )
     try:
         _refuse(unmet(devices, pool.nodes()))
     except OSError as error:
@@ -395,7 +455,7 @@ def _pool(spec: "SweepSpec", name: str, address: str | None, folder: "RunFolder"
     return pool
 
 
-def _nodes(address: str | None) -> "list[NodeFacts]":
+def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFacts]":
     """Ask a cluster for its nodes, or this machine for itself."""
     from qb_cluster.dispatch.preflight import NodeFacts
 
@@ -406,7 +466,7 @@ def _nodes(address: str | None) -> "list[NodeFacts]":
         return [NodeFacts(own.machine["host"], own.cores, own.labels)]
     from qb_cluster.dispatch.ray_cluster import RayCluster
 
-    cluster = RayCluster(address, None)
+    cluster = RayCluster(address, None, allow_unauthenticated=allow_unauthenticated)
     try:
         found = cluster.nodes().values()
     except OSError as error:
@@ -416,11 +476,22 @@ def _nodes(address: str | None) -> "list[NodeFacts]":
     return [NodeFacts(node.host, node.cores, node.labels) for node in found]
 
 
+def _code(scratch: Path, run_folder: str) -> Path:
+    """Pack the code that nodes are to run."""
+    from qb_cluster.dispatch.shipped_code import pack_code
+    from qb_cluster.nodes.code_version import code_version
+
+    code_version()  # before somebody who works on the code changes it: it is remembered
+    packed = scratch / "code.zip"
+    pack_code(packed, Path.cwd(), None if "://" in run_folder else Path(run_folder))
+    return packed
+
+
 def _logs(place: str) -> Path:
     """Give the folder for what workers print: files that grow are none for an object store."""
     from qb_cluster.catalog.model_cache import folder
 
-    return folder() / "logs" if "://" in place else Path(place) / "logs"
+    return folder().absolute() / "logs" if "://" in place else Path(place) / "logs"
 
 
 def _refuse(problems: Sequence[str]) -> None:

@@ -1,12 +1,18 @@
 """Set-up that tests of several rooms share."""
 
 import os
+import secrets
 from pathlib import Path
 
 import pytest
 
 # An artifact that an earlier run of the tests left in the user's cache would hide what is tested.
 os.environ["QB_CACHE_BYTES"] = "0"
+
+# Clusters of tests listen at an address of this machine that others may reach. In a variable, so
+# that no token of the user's is read or made.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 STUBS = Path(__file__).parent / "spec" / "stubs"
 

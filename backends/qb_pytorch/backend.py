@@ -9,11 +9,12 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
+from qb_cluster.errors import UnsupportedError
 from qb_pytorch import support
 
 
 class PyTorchBackend:
-    """PyTorch on the CPU, in eager mode.
+    """PyTorch on the CPU, in eager mode; ``on_gpu`` gives the same for a GPU.
 
     Eager and not ``torch.compile``, because compiling needs a C++ compiler that a newcomer's
     machine may lack, takes longer than small nets repay, and would time float and quantized
@@ -32,6 +33,12 @@ class PyTorchBackend:
     =====================  ==================================================================
 
     Every scheme with any 2–16 bits can be simulated.
+
+    On a GPU there is no static int8, dynamic int8 is cuBLAS's, and 4 bits are ``tinygemm``'s;
+    float32 there is float32, not TF32.
+
+    Args:
+        _device: torch's name of where models run; ``on_gpu`` alone gives it.
     """
 
     name = "pytorch"
@@ -39,9 +46,16 @@ class PyTorchBackend:
     distributions = ("torch", "torchao")
     takes = ("torch", "pt2")
 
+    def __init__(self, *, _device: str = support.CPU) -> None:
+        self._device = _device
+
+    def on_gpu(self) -> "PyTorchBackend":
+        """Give the same backend for the one GPU that this process sees; imports no torch."""
+        return PyTorchBackend(_device=support.GPU)
+
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing torch."""
-        return support.support(quantization)
+        return support.support(quantization, self._device)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
         """Store the float model's state, as the baseline, and count what it multiplies.
@@ -49,13 +63,19 @@ class PyTorchBackend:
         Raises:
             PlugInError: the model is no ``torch.nn.Module`` and no ``.pt2`` file.
             CellError: the file cannot be read without running what is in it.
-            UnsupportedError: the file's program takes batches of one size only.
+            UnsupportedError: the file's program takes batches of one size only, or the model
+                does not run on the GPU.
+            OutOfMemoryError: the GPU's memory does not do.
         """
-        from qb_pytorch import checkpoint, layers, modules
+        from qb_pytorch import checkpoint, cuda, layers, modules
 
         module = modules.own_copy(model)
         tensors = modules.tensors(example)
-        return checkpoint.store_float(module, tensors, layers.count_macs(module, tensors))
+        if self._device == support.CPU:
+            macs = layers.count_macs(module, tensors)
+        else:
+            macs = cuda.count_macs(module, tensors)
+        return checkpoint.store_float(module, tensors, macs, self._device)
 
     def quantize(
         self,
@@ -72,7 +92,9 @@ class PyTorchBackend:
                 own returns something else than weights.
             NonFiniteError: weights, or activations of calibration, are NaN or infinite.
             UnsupportedError: static and native, and PT2E cannot trace or quantize the model,
-                or this CPU has no kernels for it; or the model does not run in 16 bits.
+                or this CPU has no kernels for it; or the model does not run in 16 bits; or the
+                GPU is too old.
+            OutOfMemoryError: the GPU's memory does not do.
         """
         from qb_pytorch import modules
 
@@ -80,15 +102,15 @@ class PyTorchBackend:
         if quantization.execution == "simulated":
             from qb_pytorch import simulated
 
-            return simulated.quantize(module, quantization, calibration)
+            return simulated.quantize(module, quantization, calibration, self._device)
         if quantization.scheme.number in {"fp16", "bf16"}:
             from qb_pytorch import half
 
-            return half.quantize(module, baseline, quantization)
+            return half.quantize(module, baseline, quantization, self._device)
         if calibration is None:
             from qb_pytorch import torchao_weights
 
-            return torchao_weights.quantize(module, baseline, quantization)
+            return torchao_weights.quantize(module, baseline, quantization, self._device)
         from qb_pytorch import pt2e
 
         return pt2e.quantize(module, baseline, quantization, calibration)
@@ -98,16 +120,25 @@ class PyTorchBackend:
 
         Raises:
             CellError: the artifact is damaged, or holds what would run code when read.
-            UnsupportedError: its weights are packed for a CPU of another kind.
+            UnsupportedError: its weights are packed for a CPU of another kind, it was made for
+                another device, or this process sees no GPU.
+            OutOfMemoryError: the GPU's memory does not do.
         """
         import torch
 
-        from qb_pytorch import checkpoint, modules, pt2e
+        from qb_pytorch import checkpoint, cuda, modules, pt2e
 
         torch.set_num_threads(threads)
         if artifact.format == pt2e.FORMAT:
+            if self._device != support.CPU:
+                raise UnsupportedError(
+                    "the artifact is a program for CPUs; open it on a device without GPUs"
+                )
             return pt2e.open_program(artifact)
-        return checkpoint.restore(artifact, modules.own_copy(model))
+        module = modules.own_copy(model)
+        if self._device != support.CPU:
+            module = cuda.place(module)
+        return checkpoint.restore(artifact, module, self._device)
 
     def layer_sensitivity(
         self,
@@ -118,7 +149,7 @@ class PyTorchBackend:
     ) -> list[LayerSensitivity]:
         """Measure what quantizing each layer alone, and each but one, does to the outputs.
 
-        See ``qb_pytorch.sensitivity.layer_sensitivity``.
+        See ``qb_pytorch.sensitivity.layer_sensitivity``. Runs on the CPU, for GPUs too.
         """
         from qb_pytorch import sensitivity
 

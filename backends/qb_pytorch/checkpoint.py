@@ -13,8 +13,8 @@ import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Executable
-from qb_cluster.errors import CellError, UnsupportedError
-from qb_pytorch import fake_quantization, layers, modules
+from qb_cluster.errors import CellError, OutOfMemoryError, UnsupportedError
+from qb_pytorch import cuda, fake_quantization, layers, modules
 from qb_pytorch.third_party import quiet
 
 FORMAT: Final = "pt"
@@ -31,6 +31,7 @@ class Content:
         packed_for: the instruction set that packed weights are laid out for.
         example: dtype and shape of one example of each input; baselines only.
         macs: total, and by layer; baselines only. See ``layers.Macs``.
+        device: where it runs; tensors are stored as those of a CPU all the same.
     """
 
     activations: dict[str, Any] = field(default_factory=dict)
@@ -38,14 +39,18 @@ class Content:
     packed_for: str | None = None
     example: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     macs: tuple[int, dict[str, int]] | None = None
+    device: str = cuda.CPU
 
 
 def store_float(
-    module: torch.nn.Module, example: Mapping[str, torch.Tensor], macs: layers.Macs
+    module: torch.nn.Module,
+    example: Mapping[str, torch.Tensor],
+    macs: layers.Macs,
+    device: str = cuda.CPU,
 ) -> Artifact:
     """Store the float model, and what is known of one example of it."""
     shapes = {name: (dtype_name(one.dtype), list(one.shape)) for name, one in example.items()}
-    content = Content(example=shapes, macs=(macs.total, dict(macs.layers)))
+    content = Content(example=shapes, macs=(macs.total, dict(macs.layers)), device=device)
     return store(module, modules.parameter_count(module), set(), content)
 
 
@@ -60,7 +65,7 @@ def store(
     """Store a module's state and state what the stored bytes hold.
 
     Args:
-        module: float, or quantized by torchao.
+        module: float, or quantized by torchao; on the CPU.
         parameters: how many the float model has. Quantizing may untie tied weights, so that
             the module may hold more.
         quantized: names of the parameters in fewer bits.
@@ -86,6 +91,7 @@ def store_simulated(
     rounded: set[str],
     activations: dict[str, Any],
     notes: tuple[str, ...] = (),
+    device: str = cuda.CPU,
 ) -> Artifact:
     """Store a module whose weights were rounded to what few bits can hold, as floats.
 
@@ -94,6 +100,7 @@ def store_simulated(
         rounded: names of the rounded parameters.
         activations: see ``fake_quantization.attach``; empty where activations stay float.
         notes: surprises about the activations.
+        device: where it runs.
     """
     sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
     facts = ArtifactFacts(
@@ -103,7 +110,8 @@ def store_simulated(
         notes=(*modules.float_weights_note(module, rounded), *notes),
         integer_mac_share=0.0,
     )
-    return Artifact(_dump(module, Content(activations=activations)), FORMAT, facts)
+    content = Content(activations=activations, device=device)
+    return Artifact(_dump(module, content), FORMAT, facts)
 
 
 def example(baseline: Artifact) -> dict[str, torch.Tensor]:
@@ -120,21 +128,29 @@ def macs(baseline: Artifact) -> layers.Macs:
     return layers.Macs(total, by_layer)
 
 
-def restore(artifact: Artifact, module: torch.nn.Module) -> Executable:
+def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU) -> Executable:
     """Put the stored state into the model and make it run.
 
     Args:
         artifact: what this module stored.
-        module: a copy of the float model, to be changed.
+        module: a copy of the float model, on the device, to be changed.
+        device: by torch's name.
 
     Raises:
         CellError: the file is damaged or foreign, or holds another model's state.
-        UnsupportedError: its weights are packed for a CPU of another kind.
+        UnsupportedError: it was made for another device, or its weights are packed for a CPU of
+            another kind.
+        OutOfMemoryError: the device's memory does not do.
     """
     if artifact.format == TORCHAO_FORMAT:
         with quiet():
             import torchao.prototype.quantization.int4  # noqa: F401 tensors the reader then knows
-    content = _load(artifact.data)
+    content = _load(artifact.data, device)
+    if content["device"] != device:
+        raise UnsupportedError(
+            f"the artifact was made for torch's device {content['device']} and is opened on "
+            f"{device}; quantize on a machine of the kind that runs it"
+        )
     packed_for, here = content["packed_for"], torch.backends.cpu.get_cpu_capability()
     if packed_for not in {None, here}:
         raise UnsupportedError(
@@ -158,7 +174,9 @@ def restore(artifact: Artifact, module: torch.nn.Module) -> Executable:
             inputs = modules.cast(inputs, dtype)
         return modules.named_outputs(modules.call(module, inputs))
 
-    return modules.executable(run)
+    if device == cuda.CPU:
+        return modules.executable(run)
+    return cuda.DeviceExecutable(run, device, _tensor_bytes(module))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -172,14 +190,19 @@ def _dump(module: torch.nn.Module, content: Content) -> bytes:
     return file.getvalue()
 
 
-def _load(data: bytes) -> dict[str, Any]:
+def _load(data: bytes, device: str = cuda.CPU) -> dict[str, Any]:
     """Read a file without running anything in it.
 
     Raises:
         CellError: it is damaged, or holds other things than tensors and plain values.
+        OutOfMemoryError: the device's memory does not do.
     """
     try:
-        content = torch.load(io.BytesIO(data), weights_only=True)
+        # Not moved afterwards: tied weights would be two then.
+        with cuda.memory_errors():
+            content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except OutOfMemoryError:
+        raise
     except Exception as error:  # the reader has no error of its own for such files, but many
         story = str(error).strip().partition("\n")[0]
         raise CellError(
@@ -189,6 +212,16 @@ def _load(data: bytes) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"state", "activations"} <= set(content):
         raise CellError("the artifact is no checkpoint of this backend; delete it and run again")
     return {**asdict(Content()), **content}
+
+
+def _tensor_bytes(module: torch.nn.Module) -> int:
+    """Give the bytes of a module's parameters and buffers, shared ones once."""
+    storages = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        for part in _parts(tensor.detach()):
+            storage = part.untyped_storage()
+            storages[storage._cdata] = storage.nbytes()  # noqa: SLF001 its only name of its own
+    return sum(storages.values())
 
 
 def _parts(tensor: torch.Tensor) -> list[torch.Tensor]:

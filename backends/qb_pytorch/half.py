@@ -9,35 +9,44 @@ import torch
 
 from qb_cluster.contracts import Artifact, Quantization
 from qb_cluster.errors import UnsupportedError
-from qb_pytorch import checkpoint, layers, modules
+from qb_pytorch import checkpoint, cuda, layers, modules
 from qb_pytorch.simulated import TORCH_NAMES
 
 
-def quantize(module: torch.nn.Module, baseline: Artifact, quantization: Quantization) -> Artifact:
+def quantize(
+    module: torch.nn.Module,
+    baseline: Artifact,
+    quantization: Quantization,
+    device: str = cuda.CPU,
+) -> Artifact:
     """Cast every parameter and buffer, and make sure that the model still runs.
 
     Args:
         module: a copy of the float model, changed in place.
         baseline: knows the shapes of an example.
         quantization: ``fp16`` or ``bf16``.
+        device: where it will run, and is tried.
 
     Raises:
         UnsupportedError: the model makes float32 tensors of its own while running, or calls
-            an operation that the CPU lacks in this format.
+            an operation that the device lacks in this format.
+        OutOfMemoryError: the device's memory does not do.
     """
     name = TORCH_NAMES[quantization.scheme.number]
     dtype = getattr(torch, name)
     parameters = modules.parameter_count(module)
-    module.to(dtype)
+    module.to(device, dtype)
     try:
-        with torch.no_grad():
-            modules.call(module, modules.cast(checkpoint.example(baseline), dtype))
+        with torch.no_grad(), cuda.memory_errors():
+            example = modules.cast(checkpoint.example(baseline), dtype)
+            modules.call(module, {key: tensor.to(device) for key, tensor in example.items()})
     except RuntimeError as error:
         raise UnsupportedError(
             f"the model does not run in {name} ({str(error).strip().partition(chr(10))[0]}); make "
             "its forward follow its inputs' dtype, or write execution: simulated"
         ) from None
+    module.cpu()
     done = {name for name, parameter in module.named_parameters() if parameter.dtype == dtype}
-    content = checkpoint.Content(dtype=name)
+    content = checkpoint.Content(dtype=name, device=device)
     artifact = checkpoint.store(module, parameters, done, content)
     return layers.with_facts(artifact, 0.0, ())

@@ -9,21 +9,25 @@ from qb_cluster.catalog.value_digest import value_digest
 from qb_cluster.contracts import Arrays, Artifact, Bits, Calibration, Quantization, Scheme
 from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_cluster.quantization.weights import quantize_dequantize_weights
-from qb_pytorch import calibration, checkpoint, layers
+from qb_pytorch import calibration, checkpoint, cuda, layers
 
 _KEPT: Final[KeptRanges[dict[str, tuple[float, int]]]] = KeptRanges()
 TORCH_NAMES: Final = {"fp16": "float16", "bf16": "bfloat16"}
 
 
 def quantize(
-    module: torch.nn.Module, quantization: Quantization, examples: Arrays | None
+    module: torch.nn.Module,
+    quantization: Quantization,
+    examples: Arrays | None,
+    device: str = cuda.CPU,
 ) -> Artifact:
     """Round the weights once, and record how activations will be rounded.
 
     Args:
-        module: a copy of the float model, changed in place.
+        module: a copy of the float model, on the CPU, changed in place.
         quantization: scheme and bits.
         examples: calibration examples for static activation ranges.
+        device: where it will run. The CPU calibrates for all, so that ranges are the same.
 
     Raises:
         PlugInError: the scheme's own weight quantizer returns something else than weights, or
@@ -42,7 +46,7 @@ def quantize(
     left = len(multiplying - inputs.keys()) if quantization.bits.activation is not None else 0
     notes = (f"inputs of {left} layers stay float: calibration never calls them",) if left else ()
     return layers.with_facts(
-        checkpoint.store_simulated(module, set(rounded), inputs, notes),
+        checkpoint.store_simulated(module, set(rounded), inputs, notes, device),
         integer_mac_share=0.0,
         fallback_ops=layers.float_ops(module, quantization, bits),
     )

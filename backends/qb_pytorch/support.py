@@ -4,6 +4,9 @@ from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
 
+CPU: Final = "cpu"
+GPU: Final = "cuda:0"
+"""Whoever starts this process lets it see one GPU, which CUDA then calls 0."""
 IN_FLOAT: Final = "weights are stored in integers and multiplied in float"
 LINEAR_ONLY: Final = "torchao has this for Linear layers only: convolution weights stay float"
 _CAVEATS: Final = {
@@ -11,35 +14,49 @@ _CAVEATS: Final = {
     "dynamic": f"{LINEAR_ONLY}; activation ranges are one per row, not per example",
     "static": "",
 }
+_GPU_CAVEATS: Final = {
+    **_CAVEATS,
+    "dynamic": f"{_CAVEATS['dynamic']}; layers whose inputs and outputs do not both come in "
+    "multiples of 8 stay float, and 16 rows or fewer may be multiplied as floats",
+}
 _FP8: Final = f"weights are stored in fp8 and multiplied in float; {LINEAR_ONLY}"
 _FLOAT_CAVEATS: Final = {"fp16": "", "bf16": "", "fp8_e4m3": _FP8, "fp8_e5m2": _FP8}
 _STORED: Final = (
     "torch packs 4 bits or fewer for Linear layers with outputs divisible by 16 and inputs by 32, "
     "and stores 8 bits a weight elsewhere"
 )
+_GPU_STORED: Final = (
+    "torch packs 4 bits or fewer for Linear layers with inputs divisible by 32, about 512 at "
+    "least, multiplied in bfloat16 on a GPU of compute capability 8.0, and stores 8 bits a weight "
+    "elsewhere"
+)
+_GPU_FP8: Final = f"{_FP8}; needs a GPU of compute capability 8.9"
 BYTE: Final = 8
 
 
-def support(quantization: Quantization) -> Support:
-    """Tell whether this backend does it, with the reason or the caveat."""
+def support(quantization: Quantization, device: str = CPU) -> Support:
+    """Tell whether this backend does it on a device, with the reason or the caveat."""
     if quantization.execution == "simulated":
         return Support(supported=True)
     scheme = quantization.scheme
     own = {Bits.parse(bits) for _, bits in scheme.layers if bits != FLOAT}
     widths = sorted({quantization.bits, *own}, key=str)
-    refusals = filter(None, (_refusal(scheme, bits) for bits in widths))
+    on_cpu = device == CPU
+    refusals = filter(None, (_refusal(scheme, bits, on_cpu=on_cpu) for bits in widths))
     if refusal := next(refusals, None):
         return Support(supported=False, reason=refusal)
     if scheme.number != "integer":
-        return Support(supported=True, reason=_FLOAT_CAVEATS[scheme.number])
-    caveats = [_CAVEATS[scheme.activations]]
+        caveat = _FLOAT_CAVEATS[scheme.number]
+        return Support(supported=True, reason=_GPU_FP8 if caveat and not on_cpu else caveat)
+    caveats = [(_CAVEATS if on_cpu else _GPU_CAVEATS)[scheme.activations]]
     if any(bits.weight < BYTE for bits in widths):
-        stored = _STORED if scheme.activations == "none" else f"stored in {BYTE} bits a weight"
+        packed = _STORED if on_cpu else _GPU_STORED
+        stored = packed if scheme.activations == "none" else f"stored in {BYTE} bits a weight"
         caveats.append(stored)
     return Support(supported=True, reason="; ".join(filter(None, caveats)))
 
 
-def _refusal(scheme: Scheme, bits: Bits) -> str:
+def _refusal(scheme: Scheme, bits: Bits, *, on_cpu: bool) -> str:
     """Give the reason why no kernel does it; empty where one does."""
     refusal = ""
     if scheme.weight_quantizer is not None:
@@ -51,8 +68,11 @@ def _refusal(scheme: Scheme, bits: Bits) -> str:
         refusal = f"torch and torchao hold integer weights of 2 to 8 bits, not {bits}"
     elif scheme.activations == "none":
         pass
+    elif scheme.activations == "static" and not on_cpu:
+        refusal = "PT2E's static int8 kernels are for CPUs; on a GPU it can be simulated"
     elif bits.activation != BYTE:
-        refusal = f"the CPU kernels of torch and torchao take 8-bit activations, not {bits}"
+        kernels = "CPU" if on_cpu else "GPU"
+        refusal = f"the {kernels} kernels of torch and torchao take 8-bit activations, not {bits}"
     elif not scheme.symmetric:
         refusal = "torch's int8 kernels take symmetric weights only"
     elif scheme.granularity == "per_group":

@@ -5,6 +5,7 @@ simulation differ by what the kernels do, and by nothing else. What holds them:
 
 ==================================  =========================================================
 ``Int4OpaqueTensor`` (prototype)    linear layers, 4 bits or fewer: two weights to a byte
+``Int4TilePackedTo4dTensor``        the same on a GPU, see ``tinygemm``
 ``Int8Tensor``                      linear layers: a byte a weight; alone computes in integers,
                                     with dynamic activations
 ``IntxUnpackedToInt8Tensor``        2-d convolutions, embeddings, and affine weights of linear
@@ -13,7 +14,7 @@ simulation differ by what the kernels do, and by nothing else. What holds them:
 ==================================  =========================================================
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +23,7 @@ import torch
 from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
 from qb_cluster.errors import NonFiniteError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
-from qb_pytorch import checkpoint, layers, modules
+from qb_pytorch import checkpoint, cuda, layers, modules, tinygemm
 from qb_pytorch.third_party import quiet
 
 INT4_GROUPS: Final = (256, 128, 64, 32)
@@ -31,20 +32,30 @@ INT4_ROWS: Final = 16
 """Its outputs come in multiples of this."""
 INT4_BITS: Final = 4
 BYTE: Final = 8
+INT8_MULTIPLE: Final = 8
+"""cuBLAS multiplies int8 matrices whose inputs and outputs come in multiples of this."""
+_FP8_CAPABILITY: Final = (8, 9)
 _FP8: Final = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 
 
-def quantize(module: torch.nn.Module, baseline: Artifact, quantization: Quantization) -> Artifact:
+def quantize(
+    module: torch.nn.Module,
+    baseline: Artifact,
+    quantization: Quantization,
+    device: str = cuda.CPU,
+) -> Artifact:
     """Quantize weights, and inputs of linear layers while running where the scheme is dynamic.
 
     Args:
-        module: a copy of the float model, changed in place.
+        module: a copy of the float model, on the CPU, changed in place.
         baseline: what was counted when it was stored.
         quantization: ``weight_only`` or ``dynamic`` integers, or fp8.
+        device: where it will run.
 
     Raises:
         NonFiniteError: weights are NaN or infinite.
         PlugInError: a pattern of the scheme's ``layers`` matches no layer.
+        UnsupportedError: the GPU is too old for it, or there is none.
     """
     scheme = quantization.scheme
     bits = layers.bits_of_layers(module, quantization)
@@ -54,31 +65,53 @@ def quantize(module: torch.nn.Module, baseline: Artifact, quantization: Quantiza
         import torchao  # noqa: F401 chatters when it is first imported
         from torchao.utils import should_reduce_range
 
-        if scheme.activations == "dynamic" and should_reduce_range(torch.device("cpu")):
+        if scheme.activations == "dynamic" and should_reduce_range(torch.device(device)):
             bits = {name: Bits(min(own.weight, 7), own.activation) for name, own in bits.items()}
             notes.append("7-bit weights and activations: this CPU has no VNNI")
-        held = _replace_weights(module, scheme, bits)
+        if scheme.number != "integer" and device != cuda.CPU:
+            cuda.require("fp8", _FP8_CAPABILITY)
+        held = _replace_weights(module, scheme, bits, device)
     wider = [name for name, width in held.items() if bits[name].weight < width]
     if wider:
         asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
         notes.append(f"weights of {_listed(asked)} bits are stored in {_listed(kept)} bits each")
     quantized = set(layers.weights(module, held))
-    packed = INT4_BITS in held.values()
+    packed = INT4_BITS in held.values() and device == cuda.CPU
     content = checkpoint.Content(
-        packed_for=torch.backends.cpu.get_cpu_capability() if packed else None
-    )
-    artifact = checkpoint.store(
-        module, parameters, quantized, content, checkpoint.TORCHAO_FORMAT, tuple(notes)
+        packed_for=torch.backends.cpu.get_cpu_capability() if packed else None, device=device
     )
     share = 0.0
     if scheme.activations == "dynamic":
         macs = checkpoint.macs(baseline)
-        share = sum(macs.layers.get(name, 0) for name in held) / max(1, macs.total)
+        fewest = 1 if device == cuda.CPU else cuda.fewest_int8_rows()
+        share, floats = _integer_share(module, macs, held, fewest)
+        if floats:
+            notes.append(
+                f"{floats} layers multiply one example's integers as floats: torch's int8 product "
+                f"takes {fewest} rows or more on a GPU"
+            )
+    artifact = checkpoint.store(
+        module, parameters, quantized, content, checkpoint.TORCHAO_FORMAT, tuple(notes)
+    )
     return layers.with_facts(artifact, share, layers.float_ops(module, quantization, held))
 
 
+def _integer_share(
+    module: torch.nn.Module, macs: layers.Macs, held: Iterable[str], fewest_rows: int
+) -> tuple[float, int]:
+    """Give what share of an example is multiplied in integers, and how many layers are not."""
+    found, floats = 0, 0
+    for name in held:
+        layer = macs.layers.get(name, 0)
+        if layer >= fewest_rows * module.get_submodule(name).weight.numel() or fewest_rows == 1:
+            found += layer
+        else:
+            floats += 1
+    return found / max(1, macs.total), floats
+
+
 def _replace_weights(
-    module: torch.nn.Module, scheme: Scheme, bits: Mapping[str, Bits]
+    module: torch.nn.Module, scheme: Scheme, bits: Mapping[str, Bits], device: str
 ) -> dict[str, int]:
     """Replace the weights that torchao can hold; give the bits that one of each layer takes."""
     linear_only = scheme.activations == "dynamic" or scheme.number != "integer"
@@ -90,7 +123,7 @@ def _replace_weights(
     held: dict[str, int] = {}
     for names in tied.values():
         owners = [module.get_submodule(name) for name in names]
-        packed = _packed(owners, scheme, bits[names[0]], names[0])
+        packed = _packed(owners, scheme, bits[names[0]], names[0], device)
         if packed is None:
             continue
         tensor, width = packed
@@ -102,7 +135,7 @@ def _replace_weights(
 
 
 def _packed(
-    owners: list[torch.nn.Module], scheme: Scheme, bits: Bits, name: str
+    owners: list[torch.nn.Module], scheme: Scheme, bits: Bits, name: str, device: str
 ) -> tuple[torch.Tensor, int] | None:
     """Give the quantized weight and the bits each takes; ``None`` where torchao has no tensor."""
     weight = owners[0].weight.detach()
@@ -111,16 +144,21 @@ def _packed(
     block = _block(weight.shape, scheme)
     if block is None or not all(_is_readable(owner) for owner in owners):
         return None
+    if scheme.activations == "dynamic" and device != cuda.CPU and _is_odd(weight.shape):
+        return None  # torchao would multiply it on the CPU, in the middle of everything
     integers = quantize_weights(weight.to(torch.float32).numpy(), scheme, bits, name=name)
-    if scheme.activations == "dynamic":
-        return _int8(integers, scheme, block, weight.dtype), BYTE
-    if all(isinstance(owner, torch.nn.Linear) for owner in owners):
-        group = _int4_group(weight.shape, block)
-        if bits.weight <= INT4_BITS and group is not None:
-            return _int4(integers, scheme, group, weight.dtype), INT4_BITS
-        if scheme.symmetric:
-            return _int8(integers, scheme, block, weight.dtype), BYTE
+    is_linear = all(isinstance(owner, torch.nn.Linear) for owner in owners)
+    if is_linear and scheme.activations == "none" and bits.weight <= INT4_BITS:
+        packed = _nibbles(integers, scheme, block, weight.dtype, device)
+        if packed is not None:
+            return packed, INT4_BITS
+    if is_linear and scheme.symmetric:
+        return _int8(integers, scheme, block, weight.dtype, device), BYTE
     return _intx(integers, scheme, bits.weight, block, weight.dtype), BYTE
+
+
+def _is_odd(shape: torch.Size) -> bool:
+    return any(size % INT8_MULTIPLE for size in shape)
 
 
 def _is_readable(owner: torch.nn.Module) -> bool:
@@ -149,6 +187,22 @@ def _int4_group(shape: torch.Size, block: tuple[int, ...]) -> int | None:
     return next((group for group in INT4_GROUPS if block[1] % group == 0), None)
 
 
+def _nibbles(
+    integers: IntegerWeights,
+    scheme: Scheme,
+    block: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+) -> torch.Tensor | None:
+    """Hold weights of a linear layer in four bits each; ``None`` where the kernel does not."""
+    shape = torch.Size(integers.integers.shape)
+    if device == cuda.CPU:
+        group = _int4_group(shape, block)
+        return None if group is None else _int4(integers, scheme, group, dtype)
+    group = tinygemm.group(shape, block)
+    return None if group is None else tinygemm.pack(integers, group)
+
+
 def _per_block(values: np.ndarray[Any, Any], shape: torch.Size, block: tuple[int, ...]) -> Any:
     """Take one of the values of each block, as a tensor with a block on each axis position."""
     full = np.broadcast_to(values, tuple(shape))
@@ -156,7 +210,11 @@ def _per_block(values: np.ndarray[Any, Any], shape: torch.Size, block: tuple[int
 
 
 def _int8(
-    integers: IntegerWeights, scheme: Scheme, block: tuple[int, ...], dtype: torch.dtype
+    integers: IntegerWeights,
+    scheme: Scheme,
+    block: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
 ) -> torch.Tensor:
     """Hold symmetric weights of a linear layer, a byte each."""
     from torchao.quantization import MappingType, PerRow
@@ -175,7 +233,7 @@ def _int8(
             mapping_type=MappingType.SYMMETRIC
             if scheme.symmetric_activations
             else MappingType.ASYMMETRIC,
-            reduce_range=should_reduce_range(torch.device("cpu")),
+            reduce_range=should_reduce_range(torch.device(device)),
         )
     shape = torch.Size(integers.integers.shape)
     return Int8Tensor(
@@ -239,6 +297,7 @@ def _int4(integers: IntegerWeights, scheme: Scheme, group: int, dtype: torch.dty
 def _float8(weight: torch.Tensor, scheme: Scheme, name: str) -> torch.Tensor:
     """Hold weights of a linear layer in fp8, scaled so that the largest is the format's own."""
     from torchao.quantization import PerRow, PerTensor
+    from torchao.quantization.quantize_.common import KernelPreference
     from torchao.quantization.quantize_.workflows import Float8Tensor
 
     if not weight.isfinite().all():
@@ -247,7 +306,13 @@ def _float8(weight: torch.Tensor, scheme: Scheme, name: str) -> torch.Tensor:
             "the model anew"
         )
     granularity = PerTensor() if scheme.granularity == "per_tensor" else PerRow()
-    return Float8Tensor.from_hp(weight, getattr(torch, _FP8[scheme.number]), granularity)
+    # Not AUTO, which hands a CPU's weights to a GPU kernel where there is one.
+    return Float8Tensor.from_hp(
+        weight,
+        getattr(torch, _FP8[scheme.number]),
+        granularity,
+        kernel_preference=KernelPreference.TORCH,
+    )
 
 
 def _listed(numbers: set[int]) -> str:

@@ -50,6 +50,8 @@ class Timing:
         is_pinned: whether both ran on the cores that were asked for; no cores: False.
         niceness: of what ran them.
         foreign_cores: cores that others kept busy meanwhile; ``None`` where unknown.
+        is_device_timed: whether an accelerator's own clock told the time, without transfers.
+        flags: what else was unfair, as ``latency_flags`` names it.
     """
 
     result: LatencyResult
@@ -57,6 +59,8 @@ class Timing:
     is_pinned: bool
     niceness: int
     foreign_cores: float | None
+    is_device_timed: bool = False
+    flags: tuple[str, ...] = ()
 
 
 class BoardExecutable:

@@ -184,7 +184,8 @@ def _why_not(  # noqa: PLR0911  one return per reason
     user = f"{board.user}@" if board.user else ""
     file = f" -f {shlex.quote(board.known_hosts)}" if board.known_hosts else ""
     option = f" -o UserKnownHostsFile={shlex.quote(board.known_hosts)}" if board.known_hosts else ""
-    by_hand = f"`ssh{port}{option} {user}{board.host}`"
+    key = f" -i {shlex.quote(board.key)}" if board.key else ""
+    by_hand = f"`ssh{port}{key}{option} {user}{board.host}`"
     name = f"[{board.host}]:{board.port}" if board.port not in {0, 22} else board.host
     if known.is_changed:
         return (

@@ -15,7 +15,7 @@ from qb_cluster.catalog import plugins
 from qb_cluster.catalog.dataset import Dataset
 from qb_cluster.catalog.model import file_kind
 from qb_cluster.catalog.value_digest import array_digest, value_digest
-from qb_cluster.contracts import Backend, Calibration, Cell, Content, Measure, Ref
+from qb_cluster.contracts import Backend, Calibration, Cell, Content, Device, Measure, Ref
 from qb_cluster.errors import PlugInError
 
 KEY_VERSION: Final = 1
@@ -145,13 +145,17 @@ def cell_key(cell: Cell, content: Content, scheme: str, fingerprint: str | None)
         32 hex digits.
     """
     parts = (
-        f"{KEY_VERSION} {cell.bits} {cell.execution} {cell.device.threads} {scheme}",
+        f"{KEY_VERSION} {cell.bits} {cell.execution} {_place(cell.device)} {scheme}",
         _fragment(content),
         _fragment(cell.calibration),
         _fragment(cell.measure),
         "" if fingerprint is None else f"{fingerprint} {_latency(cell.measure)}",
     )
     return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+
+
+def _place(device: Device) -> str:
+    return f"{device.threads} gpu" if device.gpus else str(device.threads)
 
 
 @lru_cache(maxsize=2**12)

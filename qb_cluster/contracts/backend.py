@@ -77,7 +77,16 @@ class Artifact:
 
 
 class Executable(Protocol):
-    """An artifact ready to run on one device."""
+    """An artifact ready to run on one device.
+
+    What computes on an accelerator may also have:
+
+    - ``stopwatch(inputs) -> Callable[[], int]``: moves the inputs there once; each call of the
+      function then runs the model once, waits for it, and gives the nanoseconds that it took by
+      the accelerator's own clock, transfers excluded;
+    - ``peak_memory_bytes() -> int | None``: the most of the accelerator's memory that weights
+      and one batch have taken since it was opened; ``None`` where unknown.
+    """
 
     def __call__(self, inputs: Arrays, /) -> Mapping[str, NDArray[np.float32]]:
         """Run a batch.
@@ -102,8 +111,16 @@ class Backend(Protocol):
         takes: the kinds of model it converts, see ``catalog.model``: ``torch``, ``keras``,
             ``saved_model``, ``onnx``, ``tflite``, ``pt2``, or ``object`` for anything else.
 
+    A backend that computes on GPUs also has ``on_gpu() -> Backend``: the same for the one GPU that
+    its process sees. Making it imports no framework either.
+
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
+
+    A backend that computes on GPUs also has ``on_gpu() -> Backend``: the same for the one GPU that
+    this process sees, with a ``support`` of its own. It too imports no framework. Float32 is to
+    be float32 there, not TF32. What only the card can tell (its compute capability) ``quantize``
+    and ``open`` find out, with an ``UnsupportedError``; its artifacts open on a GPU alone.
     """
 
     name: str

@@ -54,6 +54,7 @@ class Device:
         labels: what a node must be, as (label, value), sorted; empty takes any node.
         backends: labels of the backends that run there; empty is all.
         ssh: a board without Ray, and how to reach it; ``None`` for nodes.
+        gpus: 1 for a worker that has a GPU to itself, 0 for one that sees none.
     """
 
     name: str = "cpu"
@@ -61,14 +62,15 @@ class Device:
     labels: tuple[tuple[str, str], ...] = ()
     backends: tuple[str, ...] = ()
     ssh: SshBoard | None = None
+    gpus: int = 0
 
     @property
     def label(self) -> str:
         """What tables and rules call it: ``cpu``, ``cpu[threads=2]``.
 
-        One with labels, or a board, has a name of the user's own: its threads need no saying.
+        One with labels or a GPU, or a board, has a name of the user's own: that says enough.
         """
-        is_plain = self.threads == 1 or self.labels or self.ssh
+        is_plain = self.threads == 1 or self.labels or self.ssh or self.gpus
         return self.name if is_plain else f"{self.name}[threads={self.threads}]"
 
 

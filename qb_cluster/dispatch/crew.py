@@ -34,21 +34,25 @@ class Node:
         workers: how many it has.
         is_taken: whether a stage runs that has it to itself.
         board: the board that it is, where it is no node of Ray.
+        gpus: whether any of its workers has one.
+        fingerprints: of its hardware, for workers without and with a GPU.
     """
 
     cores: tuple[int, ...]
     labels: Mapping[str, str]
-    fingerprint: str
     free: list[int] = field(default_factory=list)
     busy: int = 0
     workers: int = 0
     is_taken: bool = False
     board: SshBoard | None = None
+    gpus: int = 0
+    fingerprints: dict[int, str] = field(default_factory=dict)
 
     def serves(self, device: Device) -> bool:
         """Tell whether it is what a device asks for."""
         return (
             self.board == device.ssh
+            and device.gpus <= self.gpus
             and len(self.cores) >= device.threads
             and all(self.labels.get(label) == value for label, value in device.labels)
         )
@@ -59,14 +63,20 @@ class Worker:
     """A process that runs calls, one after the other.
 
     Attributes:
+        gpus: 1 when it has a GPU to itself.
         group: of what it ran last: what it has loaded.
         calls: what it has in hand.
     """
 
     name: str
     node: Node
+    gpus: int = 0
     group: Group | None = None
     calls: deque[Call] = field(default_factory=deque)
+
+    def serves(self, device: Device) -> bool:
+        """Tell whether it is what a device asks for: on a GPU, or without any."""
+        return self.gpus == device.gpus and self.node.serves(device)
 
     @property
     def is_eager(self) -> bool:

@@ -12,7 +12,8 @@ _RUNTIMES: Final = (
     "qb/torch", "qb/tensorflow", "qb/onnxruntime", "qb/ai-edge-litert", "qb/tflite-runtime",
 )  # fmt: skip
 _SHOWN: Final = ("qb/board", "qb/arch", "qb/accelerator")
-_TELLING: Final = ("qb/board", "qb/accelerator", "qb/arch")
+_ACCELERATOR: Final = "qb/accelerator"
+_TELLING: Final = ("qb/board", _ACCELERATOR, "qb/arch")
 """Labels that say what kind of machine a node is; its host name says which one."""
 
 
@@ -51,8 +52,13 @@ def as_spec(nodes: Sequence[NodeFacts]) -> str:
             )
             continue
         name = json.dumps(_new_name(kind[0][1], names))  # YAML could take "5" or "no" otherwise
-        labels = ", ".join(f"{key}: {json.dumps(value)}" for key, value in kind)
-        lines.append(f"  - {{name: {name}, labels: {{{labels}}}, threads: {threads}}}  # {where}")
+        labels = ", ".join(
+            f"{key}: {json.dumps(value)}" for key, value in kind if key != _ACCELERATOR
+        )
+        keys = [f"name: {name}"]
+        keys += [f"accelerator: {json.dumps(v)}" for key, v in kind if key == _ACCELERATOR]
+        keys += [f"labels: {{{labels}}}"] if labels else []
+        lines.append(f"  - {{{', '.join(keys)}, threads: {threads}}}  # {where}")
     return "\n".join(lines)
 
 

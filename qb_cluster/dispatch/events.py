@@ -20,6 +20,7 @@ class WorkerUp:
         labels: what the node says it is; equal for all workers of one node.
         fingerprint: names the hardware that timings depend on, see ``nodes.environment``.
         board: the board that it runs artifacts on; ``None`` where it runs them itself.
+        gpus: 1 when it has a GPU to itself; its fingerprint names that too.
     """
 
     worker: str
@@ -28,6 +29,7 @@ class WorkerUp:
     labels: Mapping[str, str] = field(default_factory=dict)
     fingerprint: str = ""
     board: SshBoard | None = None
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,19 @@ class Waiting:
     text: str
 
 
-Event = WorkerUp | WorkerLost | TasksEnded | Tick | Stop | Waiting
+@dataclass(frozen=True, slots=True)
+class BoardGivenUp:
+    """A board will have no worker any more in this run.
+
+    Attributes:
+        reason: why, and what to do.
+    """
+
+    board: SshBoard
+    reason: str
+
+
+Event = WorkerUp | WorkerLost | TasksEnded | Tick | Stop | Waiting | BoardGivenUp
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from qb_cluster.dispatch.board_survey import waiting_for
 from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
 from qb_cluster.errors import BoardCrashedError, BoardLostError, BoardUnreachableError
 from qb_cluster.nodes.cores import THREAD_VARIABLES, available_cores
-from qb_cluster.nodes.environment import fingerprint
+from qb_cluster.nodes.environment import fingerprint, own_gpu
 from qb_cluster.worker import ASK_AGAIN_S, Owner, Worker
 
 NAME = "inline"
+WITH_GPU = "inline with GPU"
 
 
 class InlinePool:
@@ -44,7 +45,8 @@ class InlinePool:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
         owner = owner or Owner("", "")
-        self._workers = {NAME: Worker(artifacts)}
+        own = Worker(artifacts)
+        self._workers = {NAME: own, WITH_GPU: own}
         self._calls: deque[tuple[str, tuple[Task, ...]]] = deque()
         self._is_announced = False
         self._boards = dict(boards or {})
@@ -69,8 +71,7 @@ class InlinePool:
         """
         if not self._is_announced:
             self._is_announced = True
-            own = WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())
-            return [own, *self._greet()]
+            return [*self._own(), *self._greet()]
         if self._calls:
             return self._run(*self._calls.popleft())
         events = self._greet()
@@ -94,13 +95,20 @@ class InlinePool:
         except BoardCrashedError as error:
             cause, message = "crashed", str(error)
         worker.leave()
-        if name != NAME:
+        if name in self._names:
             self._absent.append(self._names.pop(name))
             del self._workers[name]
             return [WorkerLost(name, cause, message)]
         # An interpreter of its own died here: this worker itself lives on.
-        own = WorkerUp(NAME, NAME, available_cores(), fingerprint=fingerprint())
-        return [WorkerLost(name, cause, message), own]
+        return [WorkerLost(name, cause, message), *(up for up in self._own() if up.worker == name)]
+
+    def _own(self) -> list[WorkerUp]:
+        """Give the worker that is here, and once more with the GPU, where there is one."""
+        cores = available_cores()
+        ups = [WorkerUp(NAME, NAME, cores, fingerprint=fingerprint())]
+        if own_gpu() is not None:
+            ups.append(WorkerUp(WITH_GPU, NAME, cores, fingerprint=fingerprint(1), gpus=1))
+        return ups
 
     def _greet(self) -> list[Event]:
         events: list[Event] = []

@@ -23,18 +23,20 @@ class NodeFacts:
         name: its host name, or whatever people know it by.
         cores: that workers may use.
         labels: what it is, such as ``qb/board: rpi5``.
+        gpus: that workers may use.
     """
 
     name: str
     cores: int
     labels: Mapping[str, str] = field(default_factory=dict)
+    gpus: int = 0
 
 
 def unmet(devices: Iterable[Device], nodes: Sequence[NodeFacts]) -> list[str]:
     """Tell which devices no node can serve: one sentence each, none where all is well.
 
-    A node serves a device when it has all of its labels and at least as many cores as the device
-    has threads.
+    A node serves a device when it has all of its labels, a GPU where the device has one, and at
+    least as many cores as the device has threads.
     """
     return [why for device in dict.fromkeys(devices) if (why := _unmet(device, nodes)) is not None]
 
@@ -45,10 +47,17 @@ def _unmet(device: Device, nodes: Sequence[NodeFacts]) -> str | None:
     fitting = [node for node in nodes if not _missing(device, node)]
     if not fitting:
         return f"device '{device.name}': {_why_none_fits(device, nodes)}"
+    such = f" with {_spelt(device.labels)}" if device.labels else ""
+    if device.gpus:
+        fitting = [node for node in fitting if node.gpus]
+        if not fitting:
+            return (
+                f"device '{device.name}' asks for a GPU and no node{such} has one; start Ray there "
+                "with what `qb node` says, and install qb-cluster[nvidia]"
+            )
     largest = max(fitting, key=lambda node: node.cores)
     if largest.cores >= device.threads:
         return None
-    such = f" with {_spelt(device.labels)}" if device.labels else ""
     return (
         f"device '{device.name}' asks for {device.threads} threads and the largest node{such} has "
         f"{largest.cores} core{'' if largest.cores == 1 else 's'}; lower devices: threads"

@@ -7,10 +7,13 @@ import socket
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from qb_cluster.dispatch import ray_access
 from qb_cluster.errors import PoolError
 from qb_cluster.nodes.cores import THREAD_VARIABLES
+from qb_cluster.nodes.labels import LOCK
 
 CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 0.5
@@ -31,6 +34,8 @@ class Node:
         cores: how many may be used.
         address: host and port that its Ray listens at.
         labels: what it was said to be when it was started.
+        gpus: how many may be used.
+        has_lock: whether a sweep is meant to have it to itself.
     """
 
     node_id: str
@@ -38,6 +43,8 @@ class Node:
     cores: int
     address: tuple[str, int]
     labels: Mapping[str, str]
+    gpus: int = 0
+    has_lock: bool = False
 
 
 class RayCluster:
@@ -47,12 +54,22 @@ class RayCluster:
         address: of a cluster that exists, ``host:port`` or ``auto`` for the one this machine is
             a node of; ``None`` starts a Ray of our own on this machine.
         cores: the most cores to use on a node; ``None`` is all that it has.
+        code: a zip that workers import from, and run in the folder of; see ``shipped_code``.
+        allow_unauthenticated: whether to use a cluster that others can reach and run code on.
 
     Raises:
-        PoolError: Ray does not start, or the cluster cannot be reached.
+        PoolError: Ray does not start, or the cluster cannot be reached, is of other versions, is
+            open to anybody, or does not take our token.
     """
 
-    def __init__(self, address: str | None, cores: int | None) -> None:
+    def __init__(
+        self,
+        address: str | None,
+        cores: int | None,
+        *,
+        code: Path | None = None,
+        allow_unauthenticated: bool = False,
+    ) -> None:
         for name, value in _RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
         import ray
@@ -60,17 +77,25 @@ class RayCluster:
         self._ray: Any = ray
         self._cores = cores
         self.is_own = address is None
+        self._auth_mode = os.environ.get(ray_access.AUTH_MODE)
         own = {"num_cpus": cores, "include_dashboard": False} if self.is_own else {}
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
+            if address is None:
+                ray_access.prepare_own()
             ray.init(
-                address="local" if address is None else _answering(address),
+                address="local" if address is None else _entered(address, allow_unauthenticated),
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=True,
+                runtime_env=None if code is None else {"working_dir": str(code)},
                 **own,
             )
+        except PoolError:
+            ray_access.set_auth_mode(self._auth_mode)
+            raise
         except Exception as error:
+            ray_access.set_auth_mode(self._auth_mode)
             raise PoolError(_no_ray(address, error)) from error
         signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own there, which just exits
         # Ray's own notices of dead workers are printed even with log_to_driver=False, and no
@@ -103,7 +128,15 @@ class RayCluster:
         return {node.node_id: node for node in alive}
 
     def start_actor(
-        self, actor: type, arguments: Sequence[Any], node: Node, threads: int, cores: int
+        self,
+        actor: type,
+        arguments: Sequence[Any],
+        node: Node,
+        threads: int,
+        cores: int,
+        gpus: int = 0,
+        *,
+        has_lock: bool = False,
     ) -> Any:
         """Start an actor on a node, and only there; gives its handle.
 
@@ -116,16 +149,21 @@ class RayCluster:
             node: where.
             threads: the most threads of a numerical library.
             cores: cores that are its own.
+            gpus: GPUs that are its own; it sees no others.
+            has_lock: whether the node's lock is its own; until it is, the actor does not start.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
         # Inductor compiles in a pool of processes of its own otherwise, beside what is timed.
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
-        # Zero GPUs asked for does not hide them by itself.
-        environment["CUDA_VISIBLE_DEVICES"] = ""
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, whom we ask about them
+        if not gpus:  # asking for none does not hide them by itself
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         options = self._ray.remote(actor).options(
             num_cpus=cores,
+            num_gpus=gpus,
+            resources={LOCK: 1} if has_lock else {},
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": environment},
@@ -136,6 +174,7 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; end it if it is our own."""
         self._ray.shutdown()
+        ray_access.set_auth_mode(self._auth_mode)
 
     def _node(self, entry: Mapping[str, Any]) -> Node:
         declared = int(entry["Resources"].get("CPU", 0))
@@ -145,7 +184,19 @@ class RayCluster:
             declared if self._cores is None else min(declared, self._cores),
             (entry["NodeManagerAddress"], entry["NodeManagerPort"]),
             dict(entry["Labels"]),
+            int(entry["Resources"].get("GPU", 0)),
+            LOCK in entry["Resources"],
         )
+
+
+def _entered(address: str, allow_unauthenticated: bool) -> str:
+    """Give the ``host:port`` of a cluster's head, once it is known that it may be used."""
+    found = _answering(address)
+    access = ray_access.knock(found)
+    if not allow_unauthenticated:
+        ray_access.refuse_open(found, access)
+    ray_access.refuse_versions(found, access)
+    return found
 
 
 def _answering(address: str) -> str:
@@ -153,16 +204,32 @@ def _answering(address: str) -> str:
 
     Ray would try for five minutes.
     """
-    from ray._private.services import canonicalize_bootstrap_address_or_die  # what "auto" means
+    from ray._private import services
 
-    found: str = canonicalize_bootstrap_address_or_die(address)
-    socket.create_connection(_split(found), CONNECT_TIMEOUT_S).close()
+    # What "auto" means, too. Ray takes loopback for this machine's outer address, where a cluster
+    # that listens at loopback alone is not; it leaves the same address in the form of IPv6 alone.
+    found: str = services.canonicalize_bootstrap_address_or_die(address)
+    host, port = _split(found)
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+    except ConnectionRefusedError:
+        if host != services.get_node_ip_address() or not _listens(("127.0.0.1", port)):
+            raise
+        return f"[::ffff:127.0.0.1]:{port}"
     return found
 
 
 def _split(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def _listens(address: tuple[str, int]) -> bool:
+    try:
+        socket.create_connection(address, PROBE_TIMEOUT_S).close()
+    except OSError:
+        return False
+    return True
 
 
 def _refuses(address: tuple[str, int]) -> bool:
@@ -177,9 +244,6 @@ def _refuses(address: tuple[str, int]) -> bool:
 
 def _no_ray(address: str | None, error: Exception) -> str:
     reason = f"{type(error).__name__}: {error}"
-    if "Version mismatch" in str(error):  # Ray's own check, of its version and Python's
-        told = " ".join(str(error).split())
-        return f"the Ray cluster at '{address}' is not of this driver's kind: {told}"
     if address is None:
         return f"Ray does not start ({reason}); `--pool inline` runs the sweep without it"
     return (

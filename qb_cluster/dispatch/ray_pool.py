@@ -17,8 +17,17 @@ from typing import Any
 
 from qb_cluster.contracts import SshBoard, Task
 from qb_cluster.dispatch.board_survey import waiting_for
-from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
+from qb_cluster.dispatch.events import (
+    BoardGivenUp,
+    Cause,
+    Event,
+    TasksEnded,
+    Waiting,
+    WorkerLost,
+    WorkerUp,
+)
 from qb_cluster.dispatch.last_words import Whereabouts, fault, tell
+from qb_cluster.dispatch.node_locks import NodeLocks
 from qb_cluster.dispatch.packing import pack, unpack
 from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
@@ -50,6 +59,7 @@ class _Actor:
         hello: ``None`` until it is up.
         doubt: the error of a call whose cause Ray did not know yet.
         board: the board that it runs artifacts on.
+        gpus: 1 when it has a GPU to itself.
     """
 
     node: Node
@@ -59,6 +69,7 @@ class _Actor:
     hello: Hello | None = None
     doubt: Exception | None = None
     board: SshBoard | None = None
+    gpus: int = 0
 
     @property
     def place(self) -> str:
@@ -82,9 +93,13 @@ class RayPool:
         boards: boards to use, with the module that each starts with. Their workers are on this
             machine, whose keys and known hosts are the user's.
         who: who uses them, for others to read.
+        gpu_workers: whether each GPU gets a worker, and its share of its node's cores.
+        cpu_workers: whether the other cores get workers, which see no GPU.
+        code: what workers import and are started in, see ``RayCluster``.
+        allow_unauthenticated: see ``RayCluster``.
 
     Raises:
-        PoolError: Ray does not start, or the cluster cannot be reached.
+        PoolError: Ray does not start, or the cluster cannot be reached or is refused.
     """
 
     def __init__(
@@ -100,16 +115,25 @@ class RayPool:
         patience_s: float = 120.0,
         boards: Mapping[SshBoard, str] | None = None,
         who: str = "",
+        gpu_workers: bool = False,
+        cpu_workers: bool = True,
+        code: Path | None = None,
+        allow_unauthenticated: bool = False,
     ) -> None:
-        self._cluster = RayCluster(address, cores)
+        self._cluster = RayCluster(
+            address, cores, code=code, allow_unauthenticated=allow_unauthenticated
+        )
         import ray
 
         self._ray: Any = ray
+        self._locks = NodeLocks(self._cluster, ray)
         self._logs = logs
         self._threads = threads
         self._artifacts = artifacts
         self._make_runner = make_runner
         self._boards = dict(boards or {})
+        self._gpu_workers = gpu_workers
+        self._cpu_workers = cpu_workers
         self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
         self._patience_s = patience_s
@@ -161,7 +185,9 @@ class RayPool:
             PoolError: Ray has ended on this machine.
             OSError: the head does not answer.
         """
-        return [NodeFacts(n.host, n.cores, n.labels) for n in self._cluster.nodes().values()]
+        return [
+            NodeFacts(n.host, n.cores, n.labels, n.gpus) for n in self._cluster.nodes().values()
+        ]
 
     def close(self) -> None:
         """End every worker, and the Ray that was started for them."""
@@ -172,6 +198,7 @@ class RayPool:
                 self._ray.wait(tidying, num_returns=len(tidying), timeout=TIDY_S)
             for actor in self._actors.values():
                 self._ray.kill(actor.handle)
+            self._locks.release()
         self._actors.clear()
         self._cluster.close()
 
@@ -201,7 +228,7 @@ class RayPool:
                 if isinstance(answer, Exception):
                     dead[worker] = answer
                 elif isinstance(answer, Hello) and (code := _code(answer)) != code_version():
-                    self._refuse_code(worker, code)
+                    events += self._refuse_code(worker, code)
                 elif isinstance(answer, Hello) and answer.waits_for is not None:
                     events.append(self._ask_again(worker, answer.waits_for))
                 elif answer is not None:
@@ -237,7 +264,8 @@ class RayPool:
             here = actor.place, answer.cores
             return WorkerUp(worker, *here, fingerprint=answer.fingerprint, board=actor.board)
         cores = answer.cores[: node.cores]
-        return WorkerUp(worker, node.node_id, cores, node.labels, answer.fingerprint)
+        hardware = node.labels, answer.fingerprint
+        return WorkerUp(worker, node.node_id, cores, *hardware, gpus=actor.gpus)
 
     def _ask_again(self, worker: str, holder: str) -> Event:
         """Others have a worker's board."""
@@ -264,6 +292,7 @@ class RayPool:
             return [event for worker in dead for event in self._died(worker, dead[worker])]
         events = [event for worker in dead for event in self._died(worker, dead[worker])]
         events += self._lose_nodes()
+        events += self._locks.take(self._nodes)
         self._fill()
         if not events:
             self._despair(now)
@@ -280,16 +309,20 @@ class RayPool:
         return events
 
     def _fill(self) -> None:
-        workers = Counter(actor.place for actor in self._actors.values())
+        workers = Counter((actor.place, actor.gpus) for actor in self._actors.values())
         for node in self._nodes.values():
-            if node.node_id not in self._given_up:
-                for _ in range(node.cores // self._threads - workers[node.node_id]):
-                    self._spawn(node)
+            if node.node_id not in self._given_up and self._locks.is_ours(node):
+                shares = node.cores // self._threads
+                with_gpu = min(node.gpus, shares) if self._gpu_workers else 0
+                without = shares - with_gpu if self._cpu_workers else 0
+                for gpus, wanted in ((1, with_gpu), (0, without)):
+                    for _ in range(wanted - workers[node.node_id, gpus]):
+                        self._spawn(node, gpus=gpus)
         for board in self._boards:
-            if not workers[_place(board)] and _place(board) not in self._given_up:
+            if not workers[_place(board), 0] and _place(board) not in self._given_up:
                 self._spawn(self._nodes[self._cluster.own_node], board)
 
-    def _spawn(self, node: Node, board: SshBoard | None = None) -> None:
+    def _spawn(self, node: Node, board: SshBoard | None = None, gpus: int = 0) -> None:
         self._started += 1
         worker = f"worker-{self._started}"
         log = self._logs / f"{worker}.{os.getpid()}.log"
@@ -297,10 +330,11 @@ class RayPool:
         if board is not None:  # what it does here takes no core to speak of
             make, cores = partial(Worker, board=board, owner=self._owner), 0
         packed, runtime = pack([make]), self._boards[board] if board else ""
-        arguments = (packed, self._artifacts, str(log), self._import_paths, runtime)
-        handle = self._cluster.start_actor(WorkerProcess, arguments, node, self._threads, cores)
+        arguments = (packed, self._artifacts, str(log), self._import_paths, runtime, gpus)
+        shares = self._threads, cores, gpus
+        handle = self._cluster.start_actor(WorkerProcess, arguments, node, *shares)
         calls = deque([handle.hello.remote()])
-        self._actors[worker] = _Actor(node, handle, log, calls, board=board)
+        self._actors[worker] = _Actor(node, handle, log, calls, board=board, gpus=gpus)
 
     def _despair(self, now: float) -> None:
         if any(actor.hello for actor in self._actors.values()):
@@ -335,9 +369,9 @@ class RayPool:
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             cause, message = "oom", "the node ran out of memory and Ray ended the worker"
         elif isinstance(error, BoardLostError):
-            cause, message = "node_lost", _last_line(error)
+            cause, message = "node_lost", _last_line(error).partition(": ")[2]
         elif isinstance(error, BoardCrashedError):
-            message = _last_line(error)
+            message = _last_line(error).partition(": ")[2]
         elif isinstance(error, self._ray.exceptions.RayTaskError) or actor.hello is None:
             message = f"the worker failed: {_last_line(error)}"
         if last_words := fault(actor.log):
@@ -357,15 +391,15 @@ class RayPool:
         where = Whereabouts(worker, hello.host, node.node_id, hello.pid, actor.log)
         return [WorkerLost(worker, cause, message, tell(where, message))]
 
-    def _refuse_code(self, worker: str, code: str) -> None:
+    def _refuse_code(self, worker: str, code: str) -> list[Event]:
         """Let a worker of other code go: rows of one run would come from two programs."""
         actor = self._actors.pop(worker)
         with suppress(Exception):
             self._ray.kill(actor.handle)
-        self._give_up(
-            actor.place,
+        return self._give_up(
+            actor,
             f"on host '{actor.node.host}': it runs qb-cluster {code}, and this driver "
-            f"{code_version()}; install the same on both",
+            f"{code_version()}; install the same on both, or send this driver's with --ship-code",
         )
 
     def _failed_to_start(self, actor: _Actor, message: str, error: Exception) -> list[Event]:
@@ -375,19 +409,23 @@ class RayPool:
             if isinstance(error, BoardLostError | BoardUnreachableError):
                 return [Waiting(f"{reason}; trying again")]
             if isinstance(error, BoardError):
-                self._give_up(actor.place, reason)
-                return [Waiting(f"{reason}; it is not used any more")]
+                return self._give_up(actor, reason)
         self._failed_starts[actor.place] += 1
-        if self._failed_starts[actor.place] >= MOST_FAILED_STARTS:
-            where = f"on host '{actor.node.host}'"
-            self._give_up(actor.place, f"{where}: {message} (log: {actor.log})")
-        return []
+        if self._failed_starts[actor.place] < MOST_FAILED_STARTS:
+            return []
+        where = f"on host '{actor.node.host}'"
+        return self._give_up(actor, f"{where}: {message} (log: {actor.log})")
 
-    def _give_up(self, place: str, reason: str) -> None:
-        if place not in self._given_up:
-            self._given_up[place] = reason
-            if self._actors:
-                _LOG.warning("workers do not come up %s; none are started there", reason)
+    def _give_up(self, actor: _Actor, reason: str) -> list[Event]:
+        if actor.place in self._given_up:
+            return []
+        if actor.board is not None:
+            self._given_up[actor.place] = ""
+            return [BoardGivenUp(actor.board, reason)]
+        self._given_up[actor.place] = reason
+        if self._actors:
+            _LOG.warning("workers do not come up %s; none are started there", reason)
+        return []
 
 
 def _place(board: SshBoard) -> str:

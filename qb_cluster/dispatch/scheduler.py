@@ -18,11 +18,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome
+from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome, SshBoard
 from qb_cluster.dispatch.admission import Admission, Past
 from qb_cluster.dispatch.crew import CALLS_IN_HAND, Call, Node, Worker
 from qb_cluster.dispatch.events import (
     Action,
+    BoardGivenUp,
     Cause,
     Event,
     Finish,
@@ -65,6 +66,7 @@ class Scheduler:
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
         self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
         self._told: set[str] = set()  # what workers wait for
+        self._given_up: dict[SshBoard, str] = {}
         self._is_stopping = False
         self._in_hand = 0  # jobs that workers have
 
@@ -97,6 +99,14 @@ class Scheduler:
             if not any(node.serves(device) for node in nodes)
         }
 
+    def without_prospect(self) -> list[str]:
+        """Say why nothing that is left can ever run: its boards are given up; none while it may."""
+        boards = {device.ssh for device in self.stranded()}
+        if self.next_deadline() is not None or not boards:
+            return []
+        reasons = [self._given_up.get(board, "") if board else "" for board in boards]
+        return sorted(reasons) if all(reasons) else []
+
     def on(self, event: Event, now: float) -> list[Action]:
         """Take an event, give what has to be done about it, in order.
 
@@ -117,6 +127,9 @@ class Scheduler:
             case Waiting(text) if text not in self._told:
                 self._told.add(text)
                 actions.append(Notice(text))
+            case BoardGivenUp(board, reason):
+                self._given_up[board] = reason
+                actions.append(Notice(f"{reason}; it is not used any more in this run"))
         actions += self._expire(now)
         if not self._is_stopping:
             actions += self._read_plan()
@@ -141,7 +154,7 @@ class Scheduler:
                 assert len({call.cores for call in worker.calls}) == 1, "a worker's cores moved"
                 jobs = [job for call in worker.calls for job in call.jobs]
                 assert len(jobs) == 1 or all(job.is_patient for job in jobs), "not to be shared"
-                assert all(node.serves(job.device) for job in jobs), f"{name}: wrong node"
+                assert all(worker.serves(job.device) for job in jobs), f"{name}: wrong node"
         in_hand = sum(len(c.jobs) for w in self._workers.values() for c in w.calls)
         assert self._in_hand == in_hand, "the count of jobs in hand is off"
         waiting = self._queue.devices().total()
@@ -152,10 +165,13 @@ class Scheduler:
     def _welcome(self, up: WorkerUp) -> None:
         node = self._nodes.get(up.node)
         if node is None or not node.workers:
-            node = Node(up.cores, up.labels, up.fingerprint, list(up.cores), board=up.board)
+            node = Node(up.cores, up.labels, list(up.cores), board=up.board)
             self._nodes[up.node] = node
         node.workers += 1
-        self._workers[up.worker] = self._eager[up.worker] = Worker(up.worker, node)
+        node.gpus = max(node.gpus, up.gpus)
+        node.fingerprints[up.gpus] = up.fingerprint
+        worker = Worker(up.worker, node, up.gpus)
+        self._workers[up.worker] = self._eager[up.worker] = worker
 
     def _ended(self, event: TasksEnded, now: float) -> list[Action]:
         worker = self._workers.get(event.worker)
@@ -312,7 +328,7 @@ class Scheduler:
         loaded, free = worker.group, len(node.free)
         if loaded and self._queue.length(loaded) and loaded.device.threads <= free:
             best, jobs = loaded, self._queue.take(loaded, self._size(loaded))
-        elif groups := self._queue.shared_for(node.serves):
+        elif groups := self._queue.shared_for(worker.serves):
             fitting = [group for group in groups if group.device.threads <= free]
             if not fitting:
                 return None
@@ -320,7 +336,7 @@ class Scheduler:
             jobs = self._queue.take(best, self._size(best))
         else:
             # Whatever still runs here may give more to run, and a latency stage wants silence.
-            job = None if node.busy else self._queue.take_alone(worker.group, node.serves)
+            job = None if node.busy else self._queue.take_alone(worker.group, worker.serves)
             if job is None:
                 return None
             node.is_taken = True
@@ -391,8 +407,9 @@ class Scheduler:
         worker.group = group
 
     def _hardware(self, device: Device) -> set[str]:
-        return {
-            node.fingerprint
+        found = {
+            node.fingerprints.get(device.gpus, "")
             for node in self._nodes.values()
-            if node.workers and node.fingerprint and node.serves(device)
+            if node.workers and node.serves(device)
         }
+        return found - {""}

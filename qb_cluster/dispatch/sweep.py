@@ -142,6 +142,11 @@ class Sweep:
         return min(max(0.0, at - now) for at in due if at is not None)
 
     def _refuse_to_wait_forever(self) -> None:
+        if reasons := self._scheduler.without_prospect():
+            raise PoolError(
+                f"what is left runs on boards that are given up: {'; '.join(reasons)}. Finished "
+                "cells are kept: run the same command again"
+            )
         now = time.monotonic()
         if self._scheduler.next_deadline() is not None:
             self._ran_at = now

@@ -61,6 +61,7 @@ class WorkerProcess:
         log: where to what is printed here, by Python or by native code.
         import_paths: folders that plug-ins are looked up in.
         runtime: of a worker with a board, the module for boards that it starts with.
+        gpus: 1 when it has a GPU to itself.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class WorkerProcess:
         log: str,
         import_paths: Iterable[str],
         runtime: str = "",
+        gpus: int = 0,
     ) -> None:
         self._log = _writable(Path(log))
         _print_to(self._log)
@@ -81,6 +83,7 @@ class WorkerProcess:
         (make,) = unpack(make_runner)
         self._runner: Any = make(artifacts)
         self._runtime = runtime
+        self._gpus = gpus
 
     def hello(self) -> Hello:
         """Say who and where this is; takes the board first, where there is one.
@@ -94,7 +97,7 @@ class WorkerProcess:
 
         pid, code = os.getpid(), code_version()
         if not self._runtime:
-            own = platform.node(), pid, available_cores(), fingerprint()
+            own = platform.node(), pid, available_cores(), fingerprint(self._gpus)
             return Hello(*own, self._log, code)
         board = self._runner.arrive(self._runtime)
         if board.holder is not None:

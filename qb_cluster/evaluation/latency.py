@@ -64,6 +64,8 @@ def measure(
     quantized: Run,
     settings: Latency,
     clock_ns: Callable[[], int] = time.perf_counter_ns,
+    *,
+    self_timed: bool = False,
 ) -> LatencyResult:
     """Time both arms.
 
@@ -72,6 +74,7 @@ def measure(
         quantized: runs the quantized model once.
         settings: how long and how often.
         clock_ns: a monotonic clock in nanoseconds.
+        self_timed: whether each run returns the nanoseconds it took.
     """
     samples, capped = take_samples(
         baseline,
@@ -82,6 +85,7 @@ def measure(
         cap_s=settings.cap_s,
         seed=settings.seed,
         clock_ns=clock_ns,
+        self_timed=self_timed,
     )
     return LatencyResult(tuple(SampleBlock(*block) for block in samples), capped)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gc
 import math
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Arm = Literal["baseline", "quantized"]
     Run = Callable[[], object]
+    Timed = Callable[[], int]
     Clock = Callable[[], int]
 
 FEWEST_BLOCKS = 5
@@ -48,6 +49,7 @@ def take_samples(
     cap_s: float,
     seed: int,
     clock_ns: Clock = time.perf_counter_ns,
+    self_timed: bool = False,
 ) -> tuple[list[Samples], bool]:
     """Time both arms.
 
@@ -60,12 +62,18 @@ def take_samples(
         cap_s: seconds for all of it.
         seed: decides which arm starts each block.
         clock_ns: a monotonic clock in nanoseconds.
+        self_timed: whether each run returns the nanoseconds it took, by the clock of whatever
+            computes. ``min_s`` counts these; ``warmup_s`` and ``cap_s`` go by ``clock_ns``.
 
     Returns:
         Every sample in order, and whether ``cap_s`` ended it before its time.
     """
     began = clock_ns()
-    arms: dict[Arm, Run] = {"baseline": baseline, "quantized": quantized}
+    runs_of: dict[Arm, Run] = {"baseline": baseline, "quantized": quantized}
+    arms: dict[Arm, Timed] = {
+        arm: cast("Timed", run) if self_timed else _by_clock(run, clock_ns)
+        for arm, run in runs_of.items()
+    }
     cost = _warm_up(arms, warmup_s, clock_ns)
     n_blocks = min(MOST_BLOCKS, max(FEWEST_BLOCKS, math.ceil(min_runs / 2)))
     runs = {
@@ -85,7 +93,7 @@ def take_samples(
             first: Arm = "baseline" if rng.integers(2) else "quantized"
             second: Arm = "quantized" if first == "baseline" else "baseline"
             for position, arm in enumerate((first, second, second, first)):
-                samples = _time(arms[arm], runs[arm], clock_ns)
+                samples = _time(arms[arm], runs[arm])
                 blocks.append(Samples(block, position, arm, samples))
             if clock_ns() - began > cap_s * 1e9 and block + 1 < n_blocks:
                 capped = True
@@ -96,23 +104,30 @@ def take_samples(
     return blocks, capped
 
 
-def _warm_up(arms: dict[Arm, Run], seconds: float, clock_ns: Clock) -> dict[Arm, float]:
+def _by_clock(run: Run, clock_ns: Clock) -> Timed:
+    """Time a run that does not time itself."""
+
+    def timed() -> int:
+        before = clock_ns()
+        run()
+        return clock_ns() - before
+
+    return timed
+
+
+def _warm_up(arms: dict[Arm, Timed], seconds: float, clock_ns: Clock) -> dict[Arm, float]:
     """Run the arms in turns, once at least; give the mean nanoseconds of each one's later half."""
     times: dict[Arm, list[int]] = {arm: [] for arm in arms}
     began = clock_ns()
     while not times["quantized"] or clock_ns() - began < seconds * 1e9:
-        for arm, run in arms.items():
-            before = clock_ns()
-            run()
-            times[arm].append(clock_ns() - before)
+        for arm, timed in arms.items():
+            times[arm].append(timed())
     later = {arm: spent[len(spent) // 2 :] for arm, spent in times.items()}
     return {arm: max(1.0, sum(spent) / len(spent)) for arm, spent in later.items()}
 
 
-def _time(run: Run, runs: int, clock_ns: Clock) -> NDArray[np.int64]:
+def _time(timed: Timed, runs: int) -> NDArray[np.int64]:
     times = np.empty(runs, dtype=np.int64)
     for index in range(runs):
-        before = clock_ns()
-        run()
-        times[index] = clock_ns() - before
+        times[index] = timed()
     return times

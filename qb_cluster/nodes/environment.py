@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import psutil
 
+from qb_cluster.nodes.accelerators import accelerators, visible
 from qb_cluster.nodes.machine import describe_machine
 
 _ALWAYS = ("qb-cluster", "numpy", "scipy", "ray")
@@ -31,12 +34,27 @@ def describe(distributions: Iterable[str]) -> dict[str, Any]:
 
 
 @cache
-def fingerprint() -> str:
+def fingerprint(gpus: int = 0) -> str:
     """Give 16 hex digits that name the hardware which timings depend on.
 
-    Processor, its features, cores, memory in whole GiB; neither the host's name nor libraries.
+    Processor, its features, cores, memory in whole GiB; neither the host's name nor libraries. With
+    a GPU, its name, memory and driver too.
+
+    Args:
+        gpus: 1 for what is timed on the GPU that this process sees.
     """
-    return fingerprint_of(describe(()))
+    cpu = fingerprint_of(describe(()))
+    gpu = own_gpu() if gpus else None
+    if gpu is None:
+        return cpu
+    return env_id({"cpu": cpu} | {key: gpu[key] for key in ("name", "memory_bytes", "driver")})
+
+
+@cache
+def own_gpu() -> dict[str, Any] | None:
+    """Describe the GPU that this process sees, the first one; ``None`` where NVML tells of none."""
+    seen = visible(accelerators(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return asdict(seen[0]) if seen else None
 
 
 def fingerprint_of(machine: Mapping[str, Any]) -> str:

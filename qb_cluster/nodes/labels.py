@@ -11,7 +11,7 @@ from typing import Any, Final
 from qb_cluster.nodes.accelerators import Accelerator
 
 LOCK: Final = "qb_lock"
-"""The resource that whoever times something on the CPU of a node holds, alone."""
+"""The resource that a sweep holds while it uses a node: two would be noise to each other."""
 LONGEST_VALUE: Final = 63
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _PREFIX: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -51,16 +51,6 @@ def node_labels(
     }
     slugs = {key: value for key, text in found.items() if (value := slug(text or ""))}
     return dict(sorted((slugs | dict(own or {})).items()))
-
-
-def node_resources(gpus: Sequence[Accelerator]) -> dict[str, int]:
-    """Give the locks of a node: one for its CPU, one for every GPU."""
-    return {LOCK: 1} | {gpu_lock(gpu.index): 1 for gpu in gpus}
-
-
-def gpu_lock(index: int) -> str:
-    """Name the resource that whoever times something on a GPU holds, alone."""
-    return f"{LOCK}_gpu{index}"
 
 
 def slug(text: str) -> str:

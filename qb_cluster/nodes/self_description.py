@@ -9,7 +9,7 @@ from typing import Any
 from qb_cluster.nodes import environment
 from qb_cluster.nodes.accelerators import Accelerator, accelerators, unseen_driver, visible
 from qb_cluster.nodes.cores import available_cores
-from qb_cluster.nodes.labels import node_labels, node_resources
+from qb_cluster.nodes.labels import LOCK, node_labels
 from qb_cluster.nodes.node_config import NodeConfig, load_node_config
 from qb_cluster.nodes.runtimes import installed_runtimes
 
@@ -23,7 +23,7 @@ class SelfDescription:
         cores: that this process, and so a Ray it starts, may use.
         gpus: likewise.
         labels: what it is.
-        resources: its locks, each once.
+        resources: its lock, once: a sweep has the node, its GPUs too, to itself.
         config: what its owner says.
         warnings: sentences that its owner should read.
     """
@@ -79,7 +79,7 @@ def describe_this_node() -> SelfDescription:
         cores=len(available_cores()),
         gpus=tuple(gpus),
         labels=node_labels(machine, gpus, installed_runtimes(config), config.labels),
-        resources=node_resources(gpus),
+        resources={LOCK: 1},
         config=config,
         warnings=() if unseen is None else (unseen,),
     )

@@ -35,6 +35,7 @@ from qb_cluster.spec import (
     kind_of,
     label_of,
     not_installed,
+    on_gpu,
     takes,
 )
 from qb_cluster.spec.document import parse
@@ -149,8 +150,12 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                     is_meant = not device.backends or backend.ref.label in device.backends
                     if in_group.products and is_meant:
                         is_board = device.ssh is not None
+                        doing = on_gpu(backend) if device.gpus else backend
                         refusal = _refusal(backend, model, kind, is_board)
-                        made = template_of(backend, kind, refusal, in_group, is_board)
+                        if doing is None:
+                            doing = backend
+                            refusal = f"{backend.ref.label} computes on no GPU"
+                        made = template_of(doing, kind, refusal, in_group, is_board)
                         yield _Group(model, dataset, device, backend, made)
 
 

@@ -31,7 +31,11 @@ def fragment(value: Ref | Bits | Device | Calibration | Measure | None) -> str:
             return canonical(str(value))
         case Device():
             # A name of the user's own is a label too: what its nodes are says more.
-            place = {"labels": value.labels} if value.labels else {"name": value.name}
+            place: dict[str, Any] = {"name": value.name}
+            if value.labels or value.gpus:
+                place = {"labels": value.labels}
+            if value.gpus:  # left out where it is 0: cells without GPUs keep their names
+                place["gpus"] = value.gpus
             return canonical({**place, "threads": value.threads})
         case Measure():
             return canonical(asdict(value) | {"metric": _target(value.metric)})

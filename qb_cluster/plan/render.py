@@ -78,6 +78,7 @@ def _as_json(cell: Cell) -> dict[str, Any]:
         "backend": cell.backend.label,
         "device": cell.device.name,
         "device_labels": dict(cell.device.labels),
+        "gpus": cell.device.gpus,
         "threads": cell.device.threads,
         "scheme": "float" if cell.scheme is None else cell.scheme.label,
         "bits": "f32" if cell.bits is None else str(cell.bits),

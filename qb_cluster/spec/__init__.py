@@ -8,6 +8,7 @@ from qb_cluster.spec.support import (
     ask_support,
     kind_of,
     not_installed,
+    on_gpu,
     resolve,
     takes,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "named_backend",
     "named_scheme",
     "not_installed",
+    "on_gpu",
     "resolve",
     "takes",
 ]

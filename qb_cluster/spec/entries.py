@@ -13,7 +13,14 @@ from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme, SshBoard
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.document import Document, Location, Problem
-from qb_cluster.spec.schema import DEVICES, DeviceKeys, NamedKeys, label_for, unknown_device
+from qb_cluster.spec.schema import (
+    ACCELERATOR,
+    DEVICES,
+    DeviceKeys,
+    NamedKeys,
+    label_for,
+    unknown_device,
+)
 from qb_cluster.spec.sweep import (
     AXES,
     Axis,
@@ -135,12 +142,25 @@ def _make(axis: Axis, written: Any) -> Entry:
         case "device", str():
             return Device(written)
         case "device", DeviceKeys():
-            labels = tuple(sorted(written.labels.items()))
-            ssh = None if written.ssh is None else SshBoard(**written.ssh.model_dump())
-            return Device(written.name, written.threads, labels, tuple(written.backends), ssh)
+            return _device(written)
         case _:
             entry: Bits | Requested = written  # validated as such
             return entry
+
+
+def _device(written: DeviceKeys) -> Device:
+    labels, gpus = dict(written.labels), written.gpus
+    if written.accelerator is not None:
+        labels[ACCELERATOR] = written.accelerator
+        gpus = 1
+    return Device(
+        written.name,
+        written.threads,
+        tuple(sorted(labels.items())),
+        tuple(written.backends),
+        None if written.ssh is None else SshBoard(**written.ssh.model_dump()),
+        gpus,
+    )
 
 
 def _checked_ref(kind: plugins.Kind, written: str | NamedKeys) -> Ref:
@@ -216,7 +236,7 @@ def _identity(entry: Entry) -> Hashable:
             return entry.target, entry.options_json
         case NamedScheme() | NamedBackend():
             return _identity(entry.ref)
-        case Device(labels=labels, ssh=ssh) if labels or ssh:
-            return labels, ssh, entry.threads
+        case Device(labels=labels, ssh=ssh, gpus=gpus) if labels or ssh or gpus:
+            return labels, ssh, gpus, entry.threads
         case _:
             return entry

@@ -34,6 +34,7 @@ from qb_cluster.errors import PlugInError
 from qb_cluster.spec.sweep import Axis, Requested
 
 DEVICES: Final = ("cpu",)
+ACCELERATOR: Final = "qb/accelerator"
 """Any node; names of the user's own are for nodes with labels."""
 BITS_PATTERN: Final = "^w([2-9]|1[0-6])(a([2-9]|1[0-6]))?$"
 DEFAULT_TIMEOUT_S: Final = 600.0
@@ -207,7 +208,14 @@ class DeviceKeys(Keys):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "if": {"anyOf": [{"required": ["labels"]}, {"required": ["ssh"]}]},
+            "if": {
+                "anyOf": [
+                    {"required": ["labels"]},
+                    {"required": ["ssh"]},
+                    {"required": ["accelerator"]},
+                    {"required": ["gpus"], "properties": {"gpus": {"minimum": 1}}},
+                ]
+            },
             "then": {"properties": {"name": {"not": {"enum": list(DEVICES)}}}},
             "else": {"properties": {"name": {"enum": list(DEVICES)}}},
         }
@@ -225,18 +233,26 @@ class DeviceKeys(Keys):
     """Labels of the sweep's backends that run there. Default: all of them."""
     ssh: SshKeys | None = None
     """A board without Ray, and how to reach it."""
+    gpus: int = Field(default=0, ge=0, le=1)
+    """1 for a GPU of its own, which is then all that the backend computes on."""
+    accelerator: LabelValue | None = None
+    """The accelerator that its nodes must have: short for the label `qb/accelerator`, and a GPU."""
 
     @model_validator(mode="after")
     def _is_known_or_has_labels(self) -> Self:
-        if self.ssh and self.labels:
-            raise ValueError("labels are for nodes of Ray; leave them out, or 'ssh'")
-        is_own = bool(self.labels or self.ssh)
+        of_nodes = [key for key in ("labels", "gpus", "accelerator") if getattr(self, key)]
+        if self.ssh and of_nodes:
+            raise ValueError(f"{of_nodes[0]}: for nodes of Ray; leave it out, or 'ssh'")
+        if self.accelerator and ACCELERATOR in self.labels:
+            raise ValueError(f"'accelerator' is the label {ACCELERATOR}; give one of them")
+        is_own = bool(of_nodes or self.ssh)
         if self.name in DEVICES and is_own:
-            what = "a board takes" if self.ssh else "nodes with labels take"
+            what = "a board takes" if self.ssh else "nodes with labels or GPUs take"
             raise ValueError(f"'{self.name}' is any node; {what} another name")
         if self.name not in DEVICES and not is_own:
             raise ValueError(
-                f"{unknown_device(self.name)}; a name of your own takes labels: {{qb/board: …}}"
+                f"{unknown_device(self.name)}; a name of your own takes labels: {{qb/board: …}}, "
+                "gpus: 1 or ssh: {host: …}"
             )
         return self
 

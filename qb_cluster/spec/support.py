@@ -48,6 +48,25 @@ def not_installed(backend: NamedBackend) -> str | None:
     return None
 
 
+@cache
+def on_gpu(backend: NamedBackend) -> NamedBackend | None:
+    """Give a backend as it is on a GPU; ``None`` where it computes on none.
+
+    Raises:
+        PlugInError: its ``on_gpu`` raised.
+    """
+    make = getattr(backend.backend, "on_gpu", None)
+    if make is None:
+        return None
+    try:
+        return NamedBackend(backend.ref, make())
+    except Exception as error:
+        raise PlugInError(
+            f"backend '{backend.ref.label}' raised {type(error).__name__} when asked for its form "
+            f"on a GPU: {error}"
+        ) from error
+
+
 @lru_cache(maxsize=2**14)
 def resolve(
     backend: NamedBackend,

@@ -1,6 +1,6 @@
 """The latency stage: float and quantized, interleaved, alone on the device."""
 
-from typing import Any
+from typing import Any, Final
 
 from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import Task
@@ -9,6 +9,8 @@ from qb_cluster.nodes.load import BUSY_CORES
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.site import Site
 from qb_cluster.worker.stage import Loaded, StageResult
+
+DEVICE_TIMED: Final = "timed by CUDA events, transfers excluded"
 
 
 def run_latency(
@@ -37,6 +39,8 @@ def run_latency(
     timing = site.time(baseline, quantized, example, settings, loaded, threads, task.cores)
     result = timing.result
     values["first_inference_ns"] = timing.first_inference_ns
+    if timing.is_device_timed:
+        values["notes"] = DEVICE_TIMED
     verdict = latency.speedup(result, task.cell.measure.confidence)
     values["latency_median_ns"], values["latency_iqr_ns"] = latency.spread(
         result.samples("quantized")
@@ -57,7 +61,9 @@ def run_latency(
         "speedup_high": verdict.high,
         "speedup_verdict": verdict.verdict,
         "latency_runs": len(result.samples("quantized")),
-        "latency_flags": ",".join(name for name, raised in flags.items() if raised),
+        "latency_flags": ",".join(
+            (*(name for name, raised in flags.items() if raised), *timing.flags)
+        ),
         "niceness": timing.niceness,
         "foreign_cores": timing.foreign_cores,
     }

@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.catalog.content import cell_key, scheme_digest
-from qb_cluster.contracts import Artifact, ArtifactRef, Cell, QualityResult, Task
+from qb_cluster.contracts import Artifact, ArtifactRef, Cell, Content, QualityResult, Task
 from qb_cluster.errors import CellError, NotAppliedError
 from qb_cluster.nodes.cores import pinned
+from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.preparation import Preparation
@@ -73,7 +74,7 @@ def make(
     if known is not None:
         values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
     content = known or loaded.content()
-    preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
+    preparation = _preparation(task, loaded, content, cache)
     if task.baseline is None:
         prepared = preparation.convert()
     elif cell.execution is None:
@@ -110,8 +111,16 @@ def made_before(
     values.update(before.values)
     loaded.reused.update(filter(None, (before.values.get("reused") or "").split(",")))
     ref = before.quality.artifact
-    preparation = Preparation(loaded.backend, content.backend, content, loaded, cache)
+    preparation = _preparation(task, loaded, content, cache)
     return Made(artifacts.get(ref), ref, preparation)
+
+
+def _preparation(task: Task, loaded: Loaded, content: Content, cache: ArtifactCache) -> Preparation:
+    # One backend makes other artifacts on a GPU, on each kind of GPU even, and other outputs of
+    # one simulation.
+    at_gpu = f" {fingerprint(1)}" if task.cell.device.gpus else ""
+    digest = content.backend + at_gpu
+    return Preparation(loaded.backend, digest, content, loaded, cache)
 
 
 def _state_facts(

@@ -83,6 +83,8 @@ def run_quality(
             compared = comparison.compare(
                 metric, baseline, outputs, dataset.targets, measure.confidence
             )
+        measured = getattr(executable, "peak_memory_bytes", None)
+        values["peak_memory_bytes"] = None if measured is None else measured()
         layers = _layer_sensitivity(cell, loaded)
     digest = None
     if cell.is_baseline or outputs.nbytes <= MOST_KEPT_BYTES:
@@ -146,8 +148,8 @@ def _quantized_outputs(
             "float model's"
         )
     if cell.execution == "simulated":
-        content = preparation.content
-        artifacts.put_twin(twin_name(cell, content, content.backend), outputs)
+        name = twin_name(cell, preparation.content, preparation.backend_digest)
+        artifacts.put_twin(name, outputs)
     if reference is None:
         return outputs
     native = deviation(baseline, outputs)

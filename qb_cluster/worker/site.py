@@ -1,7 +1,7 @@
 """Where a worker runs artifacts: in this process, or by an agent elsewhere."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from qb_cluster.contracts import Arrays, Artifact, Backend, Executable, Latency,
 from qb_cluster.errors import BoardLostError, UnsupportedError
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes import environment
+from qb_cluster.nodes.accelerators import foreign_processes
 from qb_cluster.nodes.cores import normal_niceness, pinned
 from qb_cluster.nodes.load import Load
 from qb_cluster.worker.stage import Loaded
@@ -21,6 +22,10 @@ ASK_AGAIN_S: Final = 2.0
 
 class Site(Protocol):
     """A place that runs artifacts."""
+
+    @property
+    def accelerator(self) -> str | None:
+        """Name the GPU that computes; ``None`` for the CPU."""
 
     def pinned(self, cores: Sequence[int]) -> Any:
         """Give a context in which this process stays on ``cores``, if they are here."""
@@ -53,7 +58,20 @@ class Site(Protocol):
 
 
 class Here:
-    """This process."""
+    """This process.
+
+    Args:
+        gpus: 1 for the GPU that it sees.
+    """
+
+    def __init__(self, gpus: int = 0) -> None:
+        self._gpus = gpus
+
+    @property
+    def accelerator(self) -> str | None:
+        """Name the GPU."""
+        gpu = environment.own_gpu() if self._gpus else None
+        return None if gpu is None else str(gpu["name"])
 
     def pinned(self, cores: Sequence[int]) -> Any:
         """Pin this process."""
@@ -61,11 +79,12 @@ class Here:
 
     def describe(self, backend: Backend) -> dict[str, Any]:
         """Describe this machine and the libraries installed in this Python."""
-        return environment.describe(backend.distributions)
+        found = environment.describe(backend.distributions)
+        return found | {"gpu": environment.own_gpu()} if self._gpus else found
 
     def fingerprint(self, backend: Backend) -> str:  # noqa: ARG002  the protocol's
         """Name this machine."""
-        return environment.fingerprint()
+        return environment.fingerprint(self._gpus)
 
     def runtime(self, backend: Backend) -> str | None:  # noqa: ARG002  the protocol's
         """Leave it to the libraries of the environment."""
@@ -91,7 +110,11 @@ class Here:
         threads: int,
         cores: Sequence[int],
     ) -> Timing:
-        """Time two artifacts in this process, pinned and at normal niceness."""
+        """Time two artifacts in this process, pinned and at normal niceness.
+
+        By their own stopwatches where both have one: see ``contracts.Backend``. The first
+        inference is always timed by this process's clock, transfers and all.
+        """
         with pinned(cores) as is_pinned, normal_niceness() as niceness:
             one, other = (
                 self.open(artifact, loaded, threads, cores) for artifact in (baseline, quantized)
@@ -100,9 +123,42 @@ class Here:
             other(example)
             first_inference_ns = time.perf_counter_ns() - began
             before = Load.now()
-            result = latency.measure(lambda: one(example), lambda: other(example), settings)
+            watches = _stopwatches(example, one, other)
+            is_shared = watches is not None and _is_gpu_shared()
+            runs: Sequence[Callable[[], object]] = watches or (
+                lambda: one(example),
+                lambda: other(example),
+            )
+            result = latency.measure(runs[0], runs[1], settings, self_timed=watches is not None)
             foreign = Load.now().foreign_cores(before)
-        return Timing(result, first_inference_ns, is_pinned, niceness, foreign)
+            is_shared |= watches is not None and _is_gpu_shared()
+        return Timing(
+            result,
+            first_inference_ns,
+            is_pinned,
+            niceness,
+            foreign,
+            is_device_timed=watches is not None,
+            flags=("foreign_gpu_process",) if is_shared else (),
+        )
+
+
+def _stopwatches(example: Arrays, *executables: Executable) -> tuple[Callable[[], int], ...] | None:
+    """Give functions that run once and give their nanoseconds; ``None`` if any has none."""
+    makers = [getattr(executable, "stopwatch", None) for executable in executables]
+    if any(make is None for make in makers):
+        return None
+    return tuple(make(example) for make in makers if make is not None)
+
+
+def _is_gpu_shared() -> bool:
+    """Tell whether another process uses the GPU that this one sees and computes on.
+
+    This process is one of those that the driver lists, but in a container by an id that it does
+    not know itself by: so they are counted.
+    """
+    gpu = environment.own_gpu()
+    return gpu is not None and len(foreign_processes(gpu["uuid"], own_pids=())) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +177,15 @@ class Owner:
 class Elsewhere:
     """An agent, started when it is first needed, and again when another runtime is.
 
+    Attributes:
+        accelerator: none: its runtimes compute on the CPU.
+
     Args:
         where: a board, or an interpreter of this machine.
         owner: who holds a board; an interpreter is held by nobody.
     """
+
+    accelerator: str | None = None
 
     def __init__(self, where: SshBoard | Path, owner: Owner) -> None:
         self._where = where

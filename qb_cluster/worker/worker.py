@@ -75,10 +75,12 @@ class Worker:
     ) -> None:
         self._artifacts = ArtifactFolder(artifacts)
         self._cache = cache or ArtifactCache.of_user()
-        self._backend = lru_cache(maxsize=8)(lambda ref: plugins.make("backend", ref))
+        self._made = lru_cache(maxsize=8)(lambda ref: plugins.make("backend", ref))
+        self._made_for_gpu = lru_cache(maxsize=8)(lambda ref: self._made(ref).on_gpu())
         self._models = Keeper(load_kept_model)
         self._datasets = Keeper(load_kept_dataset)
         self._here = Here()
+        self._at_gpu = Here(gpus=1)
         self._board = None if board is None else Elsewhere(board, owner)
         pythons = load_node_config().environments if board is None else {}
         self._pythons = {name: Elsewhere(path, owner) for name, path in pythons.items()}
@@ -151,6 +153,7 @@ class Worker:
         if task.stage == "content":
             return StageResult(content=loaded.content())
         site = self._site(task)
+        values["accelerator"] = site.accelerator
         if task.stage == "latency":
             return run_latency(task, loaded, self._artifacts, site, values)
         try:
@@ -162,7 +165,7 @@ class Worker:
 
     def _load(self, task: Task) -> Loaded:
         cell = task.cell
-        backend: Backend = self._backend(cell.backend)
+        backend = self._backend(task)
         reused = {"model"} if cell.model in self._models else set()
         reused |= {"dataset"} if cell.dataset in self._datasets else set()
         dataset = self._datasets.get(cell.dataset)
@@ -194,18 +197,26 @@ class Worker:
             reused=reused,
         )
 
+    def _backend(self, task: Task) -> Backend:
+        """Give the backend of a task, for the GPU where it has one."""
+        make = self._made_for_gpu if task.cell.device.gpus else self._made
+        backend: Backend = make(task.cell.backend)
+        return backend
+
     def _site(self, task: Task) -> Site:
         """Give the place that runs the task's artifact."""
+        if task.cell.device.gpus:
+            return self._at_gpu
         if task.stage in {"content", "prepare"} or task.cell.execution == "simulated":
             return self._here
         if self._board is not None:
             return self._board
-        return self._pythons.get(self._backend(task.cell.backend).name, self._here)
+        return self._pythons.get(self._backend(task).name, self._here)
 
     def _environment(self, task: Task) -> dict[str, Any]:
         """Describe where the task ran, as far as that is known by now."""
         try:
-            return self._site(task).describe(self._backend(task.cell.backend))
+            return self._site(task).describe(self._backend(task))
         except CellError:  # the outcome says so already
             return environment.describe(())
         except BoardError:

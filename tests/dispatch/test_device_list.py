@@ -8,7 +8,7 @@ GPU = {"qb/arch": "x86_64", "qb/accelerator": "nvidia-h100", "qb/torch": "2.13.0
 NODES = [
     NodeFacts("pi2", 4, PI | {"qb/tflite-runtime": "2.14.0"}),
     NodeFacts("pi1", 3, PI),
-    NodeFacts("box", 16, GPU),
+    NodeFacts("box", 16, GPU, gpus=1),
     NodeFacts("old", 2, {"ray.io/node-group": "x"}),
 ]
 
@@ -29,7 +29,7 @@ def test_the_words_for_a_spec_are_taken_by_one_and_every_device_is_served(load, 
     assert text.splitlines()[1:] == [
         "  - {name: cpu, threads: 2}  # any node; old has no labels",
         (
-            '  - {name: "nvidia-h100", labels: {qb/accelerator: "nvidia-h100", qb/arch: "x86_64"}, '
+            '  - {name: "nvidia-h100", accelerator: "nvidia-h100", labels: {qb/arch: "x86_64"}, '
             "threads: 16}  # box"
         ),
         (

@@ -124,3 +124,10 @@ def test_a_device_is_unmet_exactly_when_no_single_node_has_all_it_asks_for(asked
         for node in nodes
     )
     assert (unmet([asked], nodes) == []) == served
+
+
+def test_a_device_with_a_gpu_needs_a_node_that_has_one():
+    with_gpu = Device("gpu", 1, (("qb/board", "jetson"),), gpus=1)
+    assert unmet([with_gpu], [*NODES, NodeFacts("box", 8, {"qb/board": "jetson"}, gpus=1)]) == []
+    (why,) = unmet([with_gpu], [*NODES, NodeFacts("box", 8, {}, gpus=1)])
+    assert why.startswith("device 'gpu' asks for a GPU and no node with qb/board=jetson has one; ")

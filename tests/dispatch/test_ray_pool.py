@@ -260,7 +260,8 @@ def test_a_node_with_other_code_is_given_up_and_both_are_named(cluster, make_poo
     pool = make_pool(address=cluster.address, cores=1)
     both = (
         r"do not come up on host .*: it runs qb-cluster \S+ \(code [0-9a-f]{8}, Python \S+\), "
-        r"and this driver 0\.0\.9 \(code 0, Python 3\.11\.7\); install the same on both"
+        r"and this driver 0\.0\.9 \(code 0, Python 3\.11\.7\); install the same on both, or "
+        r"send this driver's with --ship-code"
     )
     with pytest.raises(PoolError, match=both):
         wait_for(pool, 1)

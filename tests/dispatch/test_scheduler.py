@@ -11,6 +11,7 @@ from sweep_cells import CONTENT, NOW, cell_of, key_of, outcome_of
 from qb_cluster.contracts import Content, SshBoard
 from qb_cluster.dispatch.admission import Past
 from qb_cluster.dispatch.events import (
+    BoardGivenUp,
     Finish,
     Keep,
     Kill,
@@ -727,3 +728,48 @@ def test_what_a_worker_waits_for_is_told_once():
     for text in ("taken by ann", "taken by ann", "taken by bob"):
         bench.take(Waiting(text))
     assert bench.notices == ["taken by ann", "taken by bob"]
+
+
+def test_a_worker_with_a_gpu_runs_cells_for_gpus_alone_and_times_them_with_the_node_to_itself():
+    plan = group("a") + group("b", gpus=1)
+    bench = Bench(plan, workers=1)
+    bench.bring_up(gpus=1)
+    while bench.running:
+        for worker, calls in bench.running.items():
+            assert {task.cell.device.gpus for task in calls[0]} == {int(worker == "w1")}
+        bench.end(next(iter(bench.running)))
+    assert bench.scheduler.is_done
+    assert set(bench.statuses().values()) == {"ok"}
+
+
+def test_cells_for_gpus_wait_where_no_worker_has_one():
+    bench = Bench(group("a", gpus=1))
+    assert not bench.running
+    assert [device.gpus for device in bench.scheduler.stranded()] == [1]
+
+
+def test_the_hardware_of_a_gpu_s_cell_is_that_of_the_worker_that_has_it():
+    plan = group("a", quantized=0, gpus=1)
+    first = Bench(plan, workers=1, fingerprint="cpu only")
+    first.bring_up(gpus=1, fingerprint="h")
+    first.run_down()
+    past = first.past()
+    for ended in first.finished:
+        past.keys[ended.cell.cell_id] = key_of(ended.cell, CONTENT, "h")
+    for hardware, timed in (("h", 0), ("other", 1)):
+        again = Bench(plan, past=past, workers=1, fingerprint="cpu only")
+        again.bring_up(gpus=1, fingerprint=hardware)
+        again.run_down()
+        assert [task.stage for task in again.started].count("latency") == timed
+
+
+def test_a_run_whose_last_boards_are_given_up_has_no_prospect_and_says_why():
+    bench = Bench(group("a", ssh=BOARD) + group("b"), workers=1)
+    board = bench.bring_up("board", board=BOARD)
+    bench.running.pop(board, None)
+    bench.take(WorkerLost(board, "node_lost", "gone"))
+    bench.take(BoardGivenUp(BOARD, "its key changed"))
+    assert bench.scheduler.without_prospect() == []  # others still run
+    bench.run_down()
+    assert bench.scheduler.without_prospect() == ["its key changed"]
+    assert not bench.scheduler.is_done

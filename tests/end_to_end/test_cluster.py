@@ -1,6 +1,8 @@
 """A sweep over a cluster whose nodes die and join, and one that no node can serve."""
 
+import re
 import signal
+import subprocess
 import time
 
 import pandas as pd
@@ -105,3 +107,51 @@ def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster)
     )
     pd.testing.assert_frame_equal(here, there)
     assert set(place.results("out")["device"]) == {"board"}
+
+
+def test_a_worker_with_a_gpu_sees_it_alone_and_one_without_sees_none(place, cluster):
+    # Ray takes the word of whoever starts a node: no GPU is touched here.
+    node = cluster.add_node(num_cpus=2, num_gpus=1, labels={"qb/accelerator": "sim"})
+    devices = "[cpu, {name: gpu, accelerator: sim}]"
+    text = f"""
+sweep: gpus
+models: ["stranger:centroids"]
+datasets: ["stranger:blobs"]
+schemes: [weight_only]
+bits: [w8]
+backends: ["stranger:GpuBackend", "stranger:NumpyBackend"]
+devices: {devices}
+measure: {{latency: false}}
+"""
+    done = place.qb("run", place.spec(text), "--out", "out", "--address", cluster.address)
+    cluster.remove_node(node)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out").set_index(["backend", "device"]).sort_index()
+    on_gpu = results.loc[[("stranger:GpuBackend", "gpu")]]
+    assert set(on_gpu["status"]) == {"ok"}
+    other = results.loc[[("stranger:NumpyBackend", "gpu")]]
+    assert set(other["error"]) == {"stranger:NumpyBackend computes on no GPU"}
+    assert {word for word in place.log() if "sees" in word} == {"cpu sees ''", "gpu sees '0'"}
+
+
+def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
+    board = {"qb/board": "shared"}
+    node = cluster.add_node(num_cpus=2, labels=board, resources={"qb_lock": 1})
+    text = SPEC.replace("sim", "shared").replace("[stranger:NumpyBackend]", SLOW)
+    first = place.popen("run", place.spec(text), "--out", "out", "--address", cluster.address)
+    wait_for_rows(place, "out", 1)
+    second = subprocess.Popen(
+        place.command("run", "sweep.yaml", "--out", "other", "--address", cluster.address),
+        cwd=place.folder, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    told = next(line for line in second.stdout if "another sweep" in line)
+    assert re.search("node '.+' is used by another sweep; waiting until it is free", told)
+    assert rows(place, "other") == 0
+    assert first.poll() is None, "it was over before the second one could wait"
+    first.send_signal(signal.SIGINT)
+    assert first.wait(60) == 130
+    wait_for_rows(place, "other", 1)
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=60)
+    assert second.returncode == 130
+    cluster.remove_node(node)

@@ -1,7 +1,5 @@
-import pytest
-
 from qb_cluster.nodes.accelerators import Accelerator
-from qb_cluster.nodes.labels import is_key, is_value, node_labels, node_resources, slug
+from qb_cluster.nodes.labels import is_key, is_value, node_labels
 
 MACHINE = {
     "board": "Raspberry Pi 5 Model B Rev 1.0",
@@ -50,17 +48,6 @@ def test_labels_of_the_owner_win():
     labels = node_labels(MACHINE, [], {}, {"qb/board": "pi5", "place": "rack-3"})
     assert labels["qb/board"] == "pi5"
     assert labels["place"] == "rack-3"
-
-
-def test_every_gpu_and_the_cpu_has_a_lock_of_its_own():
-    assert node_resources([]) == {"qb_lock": 1}
-    locks = {"qb_lock": 1, "qb_lock_gpu0": 1, "qb_lock_gpu2": 1}
-    assert node_resources([gpu(0), gpu(2)]) == locks
-
-
-@pytest.mark.parametrize("text", ["", "___", "盘", "a" * 62 + " b", "x" * 200, "(R) Xeon®", "-a-"])
-def test_a_slug_of_any_text_is_empty_or_a_value(text):
-    assert slug(text) == "" or is_value(slug(text))
 
 
 def test_keys_and_values_are_those_of_ray():

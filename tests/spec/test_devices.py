@@ -14,6 +14,13 @@ def test_a_name_of_the_users_own_stands_for_nodes_with_labels(load, spec_text):
     assert spec.grid.labels("device") == ("rpi5", "cpu")
 
 
+def test_an_accelerator_is_a_label_and_a_gpu(load, spec_text):
+    short = load(f"{spec_text}devices: {{name: h, accelerator: nvidia-h100}}\n").devices
+    text = "{name: h, gpus: 1, labels: {qb/accelerator: nvidia-h100}}"
+    assert short == load(f"{spec_text}devices: {text}\n").devices
+    assert short == (Device("h", 1, (("qb/accelerator", "nvidia-h100"),), gpus=1),)
+
+
 def test_a_lone_device_stands_for_a_list_of_one(load, spec_text):
     assert load(f"{spec_text}devices: {BOARD}\n").devices == (RPI5,)
 
@@ -57,7 +64,7 @@ def test_an_include_names_such_a_device_or_brings_it(load, spec_text):
         ("[rpi5]", "11: unknown device 'rpi5'; known: cpu"),
         (
             "[{name: cpu, labels: {qb/board: rpi5}}]",
-            "18: 'cpu' is any node; nodes with labels take another name",
+            "18: 'cpu' is any node; nodes with labels or GPUs take another name",
         ),
         (
             "[{name: b, labels: {rev: 5}}]",
@@ -78,11 +85,24 @@ def test_an_include_names_such_a_device_or_brings_it(load, spec_text):
         ("[{name: b, label: {a: c}}]", "21: unknown key 'label'; did you mean 'labels'?"),
         ("[{name: cpu, backends: []}]", "33: 'backends' is empty; list at least one"),
         ("[{name: cpu, backends: tflit}]", "33: no backend 'tflit' in this sweep"),
+        ("[{name: cpu, gpus: 1}]", "18: 'cpu' is any node; nodes with labels or GPUs take"),
+        ("[{name: b, gpus: 2}]", "27: 'gpus' should be less than or equal to 1, not 2"),
+        ("[{name: b, gpus: 1, ssh: {host: h}}]", "18: gpus: for nodes of Ray; leave it out"),
+        (
+            "[{name: b, accelerator: h100, labels: {qb/accelerator: h100}}]",
+            "18: 'accelerator' is the label qb/accelerator; give one of them",
+        ),
         ("[{name: b, ssh: {}}]", "26: 'host' is missing"),
-        ("[{name: b, ssh: {host: h, port: 99999}}]", "42: 'port' should be less than or equal"),
-        ("[{name: b, ssh: {host: h, password: x}}]", "36: unknown key 'password'; known: folder"),
+        (
+            "[{name: b, ssh: {host: h, port: 99999}}]",
+            "42: 'port' should be less than or equal",
+        ),
+        (
+            "[{name: b, ssh: {host: h, password: x}}]",
+            "36: unknown key 'password'; known: folder",
+        ),
         ("[{name: cpu, ssh: {host: h}}]", "18: 'cpu' is any node; a board takes another name"),
-        ("[{name: b, ssh: {host: h}, labels: {a: b}}]", "18: labels are for nodes of Ray"),
+        ("[{name: b, ssh: {host: h}, labels: {a: b}}]", "18: labels: for nodes of Ray"),
         (
             "[{name: b, ssh: {host: h}}, {name: c, ssh: {host: h}}]",
             "38: 'c' is 'b' again, under another name",

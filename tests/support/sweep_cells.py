@@ -34,6 +34,7 @@ def cell_of(
     timeout_retries=0,
     labels=(),
     ssh=None,
+    gpus=0,
 ):
     """The `number`-th cell of a group; number 0 is its baseline."""
 
@@ -47,7 +48,7 @@ def cell_of(
         model=Ref(f"model-{group}", f"m:model_{group}"),
         dataset=Ref("data", "m:data"),
         backend=Ref("backend", "m:backend"),
-        device=Device("cpu", threads, labels, ssh=ssh),
+        device=Device("cpu", threads, labels, ssh=ssh, gpus=gpus),
         scheme=None if is_baseline else Ref("weight_only", "weight_only"),
         bits=None if is_baseline else Bits(8),
         execution="native" if supported else None,

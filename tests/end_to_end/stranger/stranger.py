@@ -175,6 +175,21 @@ class NumpyBackend:
         return run
 
 
+class GpuBackend(NumpyBackend):
+    """The same, and it says which GPUs it sees when it converts for one or for none."""
+
+    where = "cpu"
+
+    def on_gpu(self):
+        there = GpuBackend(self.pause_s)
+        there.where = "gpu"
+        return there
+
+    def convert(self, model, example):
+        log(f"{self.where} sees '{os.environ.get('CUDA_VISIBLE_DEVICES')}'")
+        return super().convert(model, example)
+
+
 class BoardBackend(NumpyBackend):
     """The same, for boards too."""
 
