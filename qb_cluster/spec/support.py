@@ -9,6 +9,7 @@ from qb_cluster.catalog.model import ModelKind, file_kind
 from qb_cluster.catalog.plugins import is_model_file, registered
 from qb_cluster.contracts import Bits, Calibration, Execution, Quantization, Ref, Support
 from qb_cluster.errors import PlugInError
+from qb_cluster.nodes.node_config import load_node_config
 from qb_cluster.spec.sweep import NamedBackend, NamedScheme, Requested
 
 
@@ -41,7 +42,13 @@ def takes(backend: NamedBackend, kind: ModelKind | None) -> bool:
 
 
 def not_installed(backend: NamedBackend) -> str | None:
-    """Tell what a backend needs and this machine lacks; ``None`` when it can work here."""
+    """Tell what a backend needs and this machine lacks; ``None`` when it can work here.
+
+    Raises:
+        NodeConfigError: the file of this machine's owner is wrong.
+    """
+    if backend.backend.name in _environments():
+        return None  # what its own Python has shows there
     for module in backend.backend.requires:
         if not _is_installed(module.partition(".")[0]):
             return f"module '{module}' is not installed{_remedy(backend)}"
@@ -128,6 +135,11 @@ def ask_support(backend: NamedBackend, quantization: Quantization) -> Support:
             supported=False, reason="the backend does not support it and does not say why"
         )
     return support
+
+
+@cache
+def _environments() -> frozenset[str]:
+    return frozenset(load_node_config().environments)
 
 
 @cache

@@ -256,8 +256,8 @@ class Elsewhere:
         runtime: str | None = getattr(backend, "board_runtime", None)
         if runtime is None:
             raise UnsupportedError(
-                f"{backend.name} has no runtime for boards and other Pythons; take its entry out "
-                "of the node's file, or out of the device's backends"
+                f"{backend.name} has no runtime for boards and other Pythons; take it out of the "
+                "device's backends, or install qb-cluster in the Python that the node's file names"
             )
         while (holder := self.arrive(runtime)) is not None:
             del holder

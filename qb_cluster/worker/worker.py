@@ -1,6 +1,7 @@
 """A worker: runs one stage of one cell and gives back a typed outcome, whatever happens."""
 
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -21,9 +22,10 @@ from qb_cluster.errors import (
 )
 from qb_cluster.nodes import environment
 from qb_cluster.nodes.node_config import load_node_config
-from qb_cluster.storage import Folder
+from qb_cluster.storage import Folder, open_folder
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.interpreter import Interpreter
 from qb_cluster.worker.keeper import Keeper, load_kept_dataset, load_kept_model
 from qb_cluster.worker.latency_stage import run_latency
 from qb_cluster.worker.prepare_stage import run_prepare
@@ -57,9 +59,10 @@ class Worker:
     Args:
         artifacts: where artifacts and baseline outputs are kept: a folder, or its path or URL.
         cache: artifacts of other sweeps.
-        board: a board on which artifacts are run, rather than here. What the owner of this
-            machine says of interpreters of their own holds for other workers only.
+        board: a board on which artifacts are run, rather than here.
         owner: whose it is meanwhile.
+        pythons: interpreters of this machine that backends have to themselves, by the backend's
+            name; ``None`` is what the owner of this machine says.
 
     Raises:
         NodeConfigError: the file of this machine's owner is wrong.
@@ -72,8 +75,12 @@ class Worker:
         *,
         board: SshBoard | None = None,
         owner: Owner = NOBODY,
+        pythons: Mapping[str, Path] | None = None,
     ) -> None:
-        self._artifacts = ArtifactFolder(artifacts)
+        if pythons is None:
+            pythons = load_node_config().environments if board is None else {}
+        folder = open_folder(artifacts) if isinstance(artifacts, str | Path) else artifacts
+        self._artifacts = ArtifactFolder(folder)
         self._cache = cache or ArtifactCache.of_user()
         self._made = lru_cache(maxsize=8)(lambda ref: plugins.make("backend", ref))
         self._made_for_gpu = lru_cache(maxsize=8)(lambda ref: self._made(ref).on_gpu())
@@ -82,8 +89,8 @@ class Worker:
         self._here = Here()
         self._at_gpu = Here(gpus=1)
         self._board = None if board is None else Elsewhere(board, owner)
-        pythons = load_node_config().environments if board is None else {}
         self._pythons = {name: Elsewhere(path, owner) for name, path in pythons.items()}
+        self._workers = {name: Interpreter(path, folder.place) for name, path in pythons.items()}
 
     def arrive(self, runtime: str) -> Arrival:
         """Take the board, unless others have it, and say what it is.
@@ -105,8 +112,9 @@ class Worker:
 
     def leave(self) -> None:
         """Give the board back; whoever runs here ends its agent by itself when it is killed."""
-        for site in filter(None, [self._board, *self._pythons.values()]):
-            site.close()
+        for site in (self._board, *self._pythons.values(), *self._workers.values()):
+            if site is not None:
+                site.close()
 
     def run(self, task: Task) -> Outcome:
         """Run a stage.
@@ -115,6 +123,8 @@ class Worker:
             KeyboardInterrupt: it was interrupted.
             BoardLostError, BoardCrashedError: of the board. All else is in the outcome.
         """
+        if (worker := self._worker_elsewhere(task)) is not None:
+            return worker.run(task)
         started_at = datetime.now(UTC)
         values: dict[str, Any] = {}
         result = StageResult()
@@ -196,6 +206,16 @@ class Worker:
             ),
             reused=reused,
         )
+
+    def _worker_elsewhere(self, task: Task) -> Interpreter | None:
+        """Give the worker that does all of a task, where its backend has one to itself."""
+        if not self._workers:
+            return None
+        try:
+            worker = self._workers.get(self._made(task.cell.backend).name)
+        except CellError:  # whoever runs the task says so
+            return None
+        return worker if worker is not None and worker.has_quantbench else None
 
     def _backend(self, task: Task) -> Backend:
         """Give the backend of a task, for the GPU where it has one."""

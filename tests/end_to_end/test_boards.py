@@ -167,28 +167,58 @@ def test_threads_that_a_board_has_not_are_told(place, boards):
     assert "device 'alpha' asks for 999 threads and its board has" in done.stderr
 
 
-PYTHONS = SPEC + "devices: cpu\n"
-
-
-@pytest.mark.parametrize(
-    ("backend", "statuses"),
-    [("BoardBackend", {"ok", "not_applied"}), ("NumpyBackend", {"unsupported"})],
-)
-def test_a_backend_s_artifacts_run_in_the_python_that_the_node_s_owner_says(
-    place, tmp_path, backend, statuses
-):
+def test_artifacts_run_in_the_python_that_the_node_s_owner_says(place, tmp_path):
+    """That Python has a runtime alone, so its agent runs what was prepared here."""
     config = tmp_path / "node.toml"
-    config.write_text(f'[environments]\nnumpy = "{sys.executable}"\n')
-    spec = place.spec(PYTHONS.replace("BoardBackend", backend))
+    config.write_text(f'[environments]\nnumpy = "{python_with_tflite_runtime()}"\n')
+    spec = place.spec(SPEC + "devices: cpu\n")
     env = {"QB_NODE_CONFIG": str(config)}
-    place.qb("run", spec, "--out", "out", "--pool", "inline", env=env)
+    done = place.qb("run", spec, "--out", "out", "--pool", "inline", env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
     results = place.results("out")
-    assert set(results["status"]) == statuses
-    if "ok" in statuses:
-        assert set(results["runtime"].dropna()) == {f"numpy {np.__version__}"}
-    else:
-        first = results[results["scheme"] == "float"].iloc[0]
-        assert "numpy has no runtime for boards and other Pythons" in first["error"]
+    assert set(results["status"]) == {"ok", "not_applied"}
+    assert {version[:7] for version in results["runtime"].dropna()} == {"numpy 1"}
+
+
+@pytest.fixture
+def other_python(tmp_path):
+    """Another interpreter with QuantBench and what it needs, as a node's owner would install it."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    (site,) = (tmp_path / "env").glob("lib/python3*/site-packages")
+    (site / "others.pth").write_text(
+        "\n".join(path for path in sys.path if "site-packages" in path)
+    )
+    return tmp_path / "env" / "bin" / "python"
+
+
+@pytest.mark.parametrize("pool", ["inline", pytest.param("ray", marks=pytest.mark.ray)])
+def test_a_backend_has_a_python_of_its_own_that_prepares_too(place, tmp_path, other_python, pool):
+    config = tmp_path / "node.toml"
+    config.write_text(f'[environments]\nnumpy = "{other_python}"\n')
+    text = SPEC.replace("BoardBackend", "WhichPython") + "devices: cpu\n"
+    env = {"QB_NODE_CONFIG": str(config)}
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", pool, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(place.results("out")["status"]) == {"ok", "not_applied"}
+    assert set(place.log()) >= {f"prepared by {other_python}"}
+    assert not {word for word in place.log() if sys.executable in word}
+
+
+def test_a_backend_whose_own_python_dies_costs_its_cell_alone(place, tmp_path, other_python):
+    config = tmp_path / "node.toml"
+    config.write_text(f'[environments]\nnumpy = "{other_python}"\n')
+    text = SPEC.replace(
+        '"stranger:BoardBackend"',
+        '{name: "stranger:NumpyBackend", label: n, options: {poison: w8}}',
+    )
+    env = {"QB_NODE_CONFIG": str(config)}
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", "inline", env=env)
+    assert done.returncode == 3, done.stdout + done.stderr
+    results = place.results("out")
+    assert results["status"].value_counts().to_dict() == {"ok": 4, "not_applied": 4, "crashed": 4}
+    died = results[results["status"] == "crashed"].iloc[0]
+    assert "died in the quality stage by SIGSEGV" in died["error"]
+    assert died["attempt"] == 2
 
 
 @pytest.mark.frameworks

@@ -190,6 +190,14 @@ class GpuBackend(NumpyBackend):
         return super().convert(model, example)
 
 
+class WhichPython(NumpyBackend):
+    """The same, and it says which interpreter converts."""
+
+    def convert(self, model, example):
+        log(f"prepared by {sys.executable}")
+        return super().convert(model, example)
+
+
 class BoardBackend(NumpyBackend):
     """The same, for boards too."""
 
