@@ -1,17 +1,11 @@
 """The command line: thin. Each command imports what it needs when it is called."""
 
-import getpass
 import itertools
 import json
 import os
-import platform
-import signal
 import sys
-import time
 import traceback
-import uuid
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,13 +14,8 @@ import click
 from qb_cluster.errors import PoolError, QuantBenchError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from qb_cluster.dispatch.pool import Pool
     from qb_cluster.dispatch.preflight import NodeFacts
     from qb_cluster.plan.support_matrix import Entry
-    from qb_cluster.spec import SweepSpec
-    from qb_cluster.store.run_folder import RunFolder
 
 EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
@@ -95,6 +84,7 @@ def run(
     """Run a sweep, or the rest of one that was interrupted."""
     from rich.console import Console
 
+    from qb_cluster.launch import Target, launch
     from qb_cluster.plan import check_size
     from qb_cluster.spec import load_spec
 
@@ -105,17 +95,8 @@ def run(
     loaded = load_spec(spec)
     check_size(loaded)
     place = out or str(Path("runs") / loaded.sweep)
-    failures = _run(
-        loaded,
-        place,
-        pool,
-        Console(stderr=False),
-        address=address,
-        rerun=rerun,
-        allow_unauthenticated=allow_unauthenticated,
-        ship_code=ship_code,
-    )
-    if failures:
+    target = Target(pool, address, allow_unauthenticated, ship_code)
+    if launch(loaded, place, Console(stderr=False), target, rerun):
         sys.exit(EXIT_SOME_FAILED)
 
 
@@ -267,194 +248,6 @@ def _print_lines(lines: Iterable[str]) -> None:
         size = min(2 * size, 1_000)
 
 
-def _run(
-    spec: "SweepSpec",
-    out: str,
-    pool_name: str,
-    console: "Console",
-    *,
-    address: str | None = None,
-    rerun: Sequence[str] = (),
-    allow_unauthenticated: bool = False,
-    ship_code: bool = False,
-) -> int:
-    """Run a sweep; gives how many of the folder's cells have failed."""
-    from qb_cluster.dispatch.sweep import Sweep
-    from qb_cluster.plan import expand, expected_size
-    from qb_cluster.plan.selection import FAILURES, rerun_filter, unmatched
-    from qb_cluster.report.progress import RunProgress
-    from qb_cluster.store.run_folder import RunFolder
-
-    began = time.monotonic()
-    planned = expected_size(spec)
-    if unknown := unmatched(rerun, expand(spec)):
-        raise click.UsageError("; ".join(unknown))
-    with RunFolder.open(
-        out,
-        sweep=spec.sweep,
-        spec_text=spec.text,
-        spec_digest=spec.digest,
-        planned_cells=planned,
-    ) as folder:
-        for problem in folder.problems:
-            console.print(f"warning: {problem}", highlight=False, markup=False)
-        with RunProgress(console, planned, folder.count) as progress:
-            sweep = Sweep(
-                expand(spec),
-                folder,
-                lambda: _pool(
-                    spec,
-                    pool_name,
-                    address,
-                    folder,
-                    allow_unauthenticated=allow_unauthenticated,
-                    ship_code=ship_code,
-                ),
-                progress.finished,
-                progress.notice,
-                rerun_filter(rerun),
-            )
-            interrupts = _Interrupts(sweep.stop)
-            sweep.run()
-        statuses = Counter(folder.finished().values())
-    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    console.print(
-        f"{sum(statuses.values())} cells in {out}: {counts} "
-        f"({time.monotonic() - began:.0f} s, {sum(sweep.written.values())} of them now)\n"
-        f"next: qb report {out}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    if interrupts.count:
-        raise KeyboardInterrupt
-    return sum(statuses[status] for status in FAILURES)
-
-
-def _check_support(entries: "Sequence[Entry]") -> bool:
-    """Run every native entry on digits; tells whether every claim held."""
-    import tempfile
-
-    import pandas as pd
-    from rich.console import Console
-
-    from qb_cluster.catalog import plugins
-    from qb_cluster.contracts import Ref
-    from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
-    from qb_cluster.spec import load_spec
-    from qb_cluster.store.reading import read_results
-
-    console = Console()
-    names = dict.fromkeys(entry.backend for entry in entries)
-    made = [plugins.make("backend", Ref(name, name)) for name in names]
-    schemes = dict.fromkeys(entry.scheme.target for entry in entries)
-    tables = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in DIGITS_MODELS:
-            text = check_spec(kind, made, schemes)
-            if text is not None:
-                spec = Path(folder, f"{kind}.yaml")
-                spec.write_text(text, encoding="utf-8")
-                _run(load_spec(spec), str(Path(folder, kind)), "ray", console)
-                tables.append(read_results(str(Path(folder, kind))))
-    held = True
-    for claim in claims(entries, pd.concat(tables)):
-        entry = claim.entry
-        words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
-        if not claim.holds or set(claim.statuses.values()) != {"ok"}:
-            mark = "as warned" if claim.holds else "BROKEN CLAIM"
-            console.print(
-                f"{mark}: {entry.backend} {entry.scheme.label} {entry.bits}: {words}",
-                highlight=False,
-                markup=False,
-            )
-        held = held and claim.holds
-    console.print("every native entry holds" if held else "some native entries do not hold")
-    return held
-
-
-class _Interrupts:
-    """Ctrl-C or SIGTERM once: finish what runs. Twice: stop now."""
-
-    def __init__(self, stop: Callable[[], None]) -> None:
-        self.count = 0
-        self._stop = stop
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._heard)
-
-    def _heard(self, number: int, frame: object) -> None:
-        del number, frame
-        self.count += 1
-        if self.count > 1:
-            raise KeyboardInterrupt
-        # Not by print: the signal may have come in the middle of one, which would be an error.
-        os.write(sys.stderr.fileno(), b"finishing what runs; once more stops at once\n")
-        self._stop()
-
-
-def _pool(
-    spec: "SweepSpec",
-    name: str,
-    address: str | None,
-    folder: "RunFolder",
-    *,
-    allow_unauthenticated: bool,
-    ship_code: bool,
-) -> "Pool":
-    import tempfile
-
-    from qb_cluster.dispatch.board_survey import board_runtimes, unmet_boards
-    from qb_cluster.dispatch.preflight import NodeFacts, unmet
-    from qb_cluster.nodes.cores import available_cores
-    from qb_cluster.nodes.environment import own_gpu
-
-    cores = len(available_cores())
-    devices = [device for device in spec.devices if device.ssh is None]
-    with_gpu = [device for device in devices if device.gpus]
-    threads = [device.threads for device in devices] or [1]
-    runtimes = board_runtimes(spec.devices, spec.backends)
-    _refuse(unmet_boards(spec.devices, runtimes))
-    boards = {board: first for board, (first, *_) in runtimes.items()}
-    who = f"{getpass.getuser()} on {platform.node()}, sweep {spec.sweep}"
-    if name == "inline":
-        from qb_cluster.dispatch.inline_pool import InlinePool
-        from qb_cluster.worker import Owner
-
-        gpus = 0 if own_gpu() is None else 1
-        _refuse(unmet(devices, [NodeFacts("this machine", cores, gpus=gpus)]))
-        return InlinePool(folder.artifacts, max(threads), boards, Owner(uuid.uuid4().hex, who))
-    from qb_cluster.dispatch.ray_pool import RayPool
-
-    python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    import_paths = [str(Path(p).resolve()) for p in python_path if p]
-    with tempfile.TemporaryDirectory(prefix="quantbench-code-") as scratch:
-        code = _code(Path(scratch), folder.place) if ship_code else None
-        pool = RayPool(
-            folder.artifacts,
-            _logs(folder.place),
-            threads=min(threads),
-            cores=cores if address is None else None,
-            # Where code is sent, the folder is a part of it.
-            import_paths=import_paths if code else [str(Path.cwd()), *import_paths],
-            address=address,
-            boards=boards,
-            who=who,
-            gpu_workers=bool(with_gpu),
-            cpu_workers=len(with_gpu) < len(devices) or bool(boards),
-            code=code,
-            allow_unauthenticated=allow_unauthenticated,
-        )
-    try:
-        _refuse(unmet(devices, pool.nodes()))
-    except OSError as error:
-        pool.close()
-        raise PoolError(f"the head of the Ray cluster does not answer: {error}") from error
-    except PoolError:
-        pool.close()
-        raise
-    return pool
-
-
 def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFacts]":
     """Ask a cluster for its nodes, or this machine for itself."""
     from qb_cluster.dispatch.preflight import NodeFacts
@@ -476,24 +269,44 @@ def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFac
     return [NodeFacts(node.host, node.cores, node.labels) for node in found]
 
 
-def _code(scratch: Path, run_folder: str) -> Path:
-    """Pack the code that nodes are to run."""
-    from qb_cluster.dispatch.shipped_code import pack_code
-    from qb_cluster.nodes.code_version import code_version
+def _check_support(entries: "Sequence[Entry]") -> bool:
+    """Run every native entry on digits; tells whether every claim held."""
+    import tempfile
 
-    code_version()  # before somebody who works on the code changes it: it is remembered
-    packed = scratch / "code.zip"
-    pack_code(packed, Path.cwd(), None if "://" in run_folder else Path(run_folder))
-    return packed
+    import pandas as pd
+    from rich.console import Console
 
+    from qb_cluster.catalog import plugins
+    from qb_cluster.contracts import Ref
+    from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
+    from qb_cluster.launch import launch
+    from qb_cluster.spec import load_spec
+    from qb_cluster.store.reading import read_results
 
-def _logs(place: str) -> Path:
-    """Give the folder for what workers print: files that grow are none for an object store."""
-    from qb_cluster.catalog.model_cache import folder
-
-    return folder().absolute() / "logs" if "://" in place else Path(place) / "logs"
-
-
-def _refuse(problems: Sequence[str]) -> None:
-    if problems:
-        raise PoolError("; ".join(problems))
+    console = Console()
+    names = dict.fromkeys(entry.backend for entry in entries)
+    made = [plugins.make("backend", Ref(name, name)) for name in names]
+    schemes = dict.fromkeys(entry.scheme.target for entry in entries)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in DIGITS_MODELS:
+            text = check_spec(kind, made, schemes)
+            if text is not None:
+                spec = Path(folder, f"{kind}.yaml")
+                spec.write_text(text, encoding="utf-8")
+                launch(load_spec(spec), str(Path(folder, kind)), console)
+                tables.append(read_results(str(Path(folder, kind))))
+    held = True
+    for claim in claims(entries, pd.concat(tables)):
+        entry = claim.entry
+        words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
+        if not claim.holds or set(claim.statuses.values()) != {"ok"}:
+            mark = "as warned" if claim.holds else "BROKEN CLAIM"
+            console.print(
+                f"{mark}: {entry.backend} {entry.scheme.label} {entry.bits}: {words}",
+                highlight=False,
+                markup=False,
+            )
+        held = held and claim.holds
+    console.print("every native entry holds" if held else "some native entries do not hold")
+    return held

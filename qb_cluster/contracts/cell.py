@@ -55,6 +55,8 @@ class Device:
         backends: labels of the backends that run there; empty is all.
         ssh: a board without Ray, and how to reach it; ``None`` for nodes.
         gpus: 1 for a worker that has a GPU to itself, 0 for one that sees none.
+        prepared_on: labels of the nodes that make artifacts for it, as (label, value), sorted;
+            empty for its own nodes, and for any node where it is a board.
     """
 
     name: str = "cpu"
@@ -63,6 +65,13 @@ class Device:
     backends: tuple[str, ...] = ()
     ssh: SshBoard | None = None
     gpus: int = 0
+    prepared_on: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def host(self) -> "Device":
+        """Where its artifacts are made; itself, if it makes them."""
+        is_runtime_alone = self.ssh or self.prepared_on
+        return Device(labels=self.prepared_on) if is_runtime_alone else self
 
     @property
     def label(self) -> str:

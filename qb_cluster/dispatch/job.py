@@ -21,10 +21,6 @@ RETRIES: Final[Mapping[str, int]] = {"crashed": 1, "oom": 1, "node_lost": 3}
 """How often a stage is tried again after each cause. An error of the user's own: never."""
 
 
-HOST: Final = Device()
-"""Where artifacts for boards are made: any node."""
-
-
 class Group(NamedTuple):
     """What cells have to share for a worker to go from one to the next for nothing."""
 
@@ -46,7 +42,7 @@ class Job:
         solo: has its call to itself: the calls it shared died, and nobody knows of whom.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: the cell's own quality outcome, before its latency stage.
-        prepared: how the cell's own prepare stage ended, before its quality stage on a board.
+        prepared: how the cell's own prepare stage ended, before a quality stage somewhere else.
     """
 
     cell: Cell
@@ -63,13 +59,14 @@ class Job:
     @classmethod
     def first(cls, cell: Cell, baseline: QualityResult | None = None) -> Self:
         """Give the first stage of a cell."""
-        return cls(cell, "prepare" if cell.device.ssh else "quality", baseline=baseline)
+        is_apart = cell.device.host != cell.device
+        return cls(cell, "prepare" if is_apart else "quality", baseline=baseline)
 
     @property
     def device(self) -> Device:
-        """Where it runs: a board prepares nothing."""
-        is_prepared_for = self.cell.device.ssh and self.stage in {"content", "prepare"}
-        return HOST if is_prepared_for else self.cell.device
+        """Where it runs: what has a runtime alone prepares nothing."""
+        device = self.cell.device
+        return device.host if self.stage in {"content", "prepare"} else device
 
     @property
     def is_patient(self) -> bool:

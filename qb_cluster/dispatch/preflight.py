@@ -4,7 +4,7 @@ Ray waits silently and forever for what does not exist, so this is asked first. 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Final
 
@@ -36,9 +36,17 @@ def unmet(devices: Iterable[Device], nodes: Sequence[NodeFacts]) -> list[str]:
     """Tell which devices no node can serve: one sentence each, none where all is well.
 
     A node serves a device when it has all of its labels, a GPU where the device has one, and at
-    least as many cores as the device has threads.
+    least as many cores as the device has threads. Boards are no nodes; those that prepare for
+    them are.
     """
-    return [why for device in dict.fromkeys(devices) if (why := _unmet(device, nodes)) is not None]
+    problems: list[str] = []
+    for device in dict.fromkeys(devices):
+        if device.ssh is None and (why := _unmet(device, nodes)) is not None:
+            problems.append(why)
+        host = replace(device.host, name=device.name)
+        if device.prepared_on and (why := _unmet(host, nodes)) is not None:
+            problems.append(f"prepared_on of {why}")
+    return problems
 
 
 def _unmet(device: Device, nodes: Sequence[NodeFacts]) -> str | None:

@@ -3,11 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import psutil
 
 # Every framework's own thread pool reads one of these when it is first imported.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+CGROUP = Path("/sys/fs/cgroup")
+_CFS = "quota", "period"
 
 
 def available_cores() -> tuple[int, ...]:
@@ -15,6 +18,24 @@ def available_cores() -> tuple[int, ...]:
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
+
+
+def cpu_quota(cgroup: Path = CGROUP) -> float | None:
+    """Give the share of CPU time, in cores, that a container may use on whichever cores it is on.
+
+    Args:
+        cgroup: where the container sees its own control group.
+
+    Returns:
+        ``None`` where there is no such limit.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    with contextlib.suppress(OSError, ValueError):  # the first version of control groups
+        quota, period = ((cgroup / "cpu" / f"cpu.cfs_{n}_us").read_text() for n in _CFS)
+        return None if int(quota) < 0 else int(quota) / int(period)
+    return None
 
 
 @contextlib.contextmanager

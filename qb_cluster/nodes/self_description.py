@@ -4,14 +4,20 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
 
 from qb_cluster.nodes import environment
 from qb_cluster.nodes.accelerators import Accelerator, accelerators, unseen_driver, visible
-from qb_cluster.nodes.cores import available_cores
+from qb_cluster.nodes.cores import available_cores, cpu_quota
 from qb_cluster.nodes.labels import LOCK, node_labels
 from qb_cluster.nodes.node_config import NodeConfig, load_node_config
 from qb_cluster.nodes.runtimes import installed_runtimes
+
+_QUOTA: Final = (
+    "this container has {quota:g} cores' worth of time on {cores} cores, and is stopped when it is "
+    "used up: latencies will be noisy; give it cores of its own (on Kubernetes whole CPUs, "
+    "requests equal to limits, and the kubelet's static CPU manager)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +26,7 @@ class SelfDescription:
 
     Attributes:
         machine: as ``environment.describe`` tells.
-        cores: that this process, and so a Ray it starts, may use.
+        cores: that this process, and so a Ray it starts, may use: no more than its quota.
         gpus: likewise.
         labels: what it is.
         resources: its lock, once: a sweep has the node, its GPUs too, to itself.
@@ -73,13 +79,17 @@ def describe_this_node() -> SelfDescription:
     config = load_node_config()
     machine = environment.describe(())
     gpus = visible(accelerators(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    unseen = unseen_driver()
+    cores, quota = len(available_cores()), cpu_quota()
+    warnings = [unseen_driver()]
+    if quota is not None and quota < cores:
+        warnings.append(_QUOTA.format(quota=quota, cores=cores))
+        cores = max(1, int(quota))
     return SelfDescription(
         machine=machine,
-        cores=len(available_cores()),
+        cores=cores,
         gpus=tuple(gpus),
         labels=node_labels(machine, gpus, installed_runtimes(config), config.labels),
         resources={LOCK: 1},
         config=config,
-        warnings=() if unseen is None else (unseen,),
+        warnings=tuple(warning for warning in warnings if warning),
     )

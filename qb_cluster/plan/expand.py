@@ -124,7 +124,7 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
         kind: ModelKind | None,
         refusal: str | None,
         scope: _Scope,
-        is_board: bool,
+        simulates: bool,
     ) -> Template:
         return template(
             spec,
@@ -134,7 +134,7 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
             _chosen(spec.products, scope.products),
             _chosen(spec.exclude, scope.exclude),
             _chosen(spec.overrides, scope.overrides),
-            is_board=is_board,
+            simulates=simulates,
         )
 
     for model, of_model in models:
@@ -150,12 +150,13 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                     is_meant = not device.backends or backend.ref.label in device.backends
                     if in_group.products and is_meant:
                         is_board = device.ssh is not None
+                        simulates = device.host == device
                         doing = on_gpu(backend) if device.gpus else backend
                         refusal = _refusal(backend, model, kind, is_board)
                         if doing is None:
                             doing = backend
                             refusal = f"{backend.ref.label} computes on no GPU"
-                        made = template_of(doing, kind, refusal, in_group, is_board)
+                        made = template_of(doing, kind, refusal, in_group, simulates)
                         yield _Group(model, dataset, device, backend, made)
 
 

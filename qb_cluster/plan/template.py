@@ -83,7 +83,7 @@ def template(
     exclude: Sequence[Match],
     overrides: Sequence[Override],
     *,
-    is_board: bool = False,
+    simulates: bool = True,
 ) -> Template:
     """Work out the cells of a group.
 
@@ -95,7 +95,7 @@ def template(
         products: those that the group is part of.
         exclude: those whose outer axes match the group.
         overrides: likewise.
-        is_board: whether the group's device is a board, which simulates nothing.
+        simulates: whether the group's device has more than a runtime.
 
     Raises:
         PlugInError: the backend cannot tell what it supports.
@@ -107,7 +107,7 @@ def template(
     rows: dict[Inner, Row] = {}  # two combinations can come to one cell: the first stays
     baselines: dict[Inner, Baseline] = {}
     for product in products:
-        for point in _points(spec, product, backend, refusal, overrides, is_board):
+        for point in _points(spec, product, backend, refusal, overrides, simulates):
             if product is spec.grid and any(_inner_matches(match, point) for match in exclude):
                 continue
             measure = replace(
@@ -128,7 +128,7 @@ def _points(
     backend: NamedBackend,
     refusal: str | None,
     overrides: Sequence[Override],
-    is_board: bool,
+    simulates: bool,
 ) -> Iterator[_Point]:
     """Give the inner combinations of a product, with the overrides of a group applied."""
 
@@ -138,8 +138,9 @@ def _points(
             resolution = resolve(backend, scheme, bits, calibration, settings.execution)
         else:
             resolution = Resolution(None, refusal)
-        if is_board and resolution.execution == "simulated":
-            resolution = Resolution(None, f"boards simulate nothing; {resolution.reason}")
+        if not simulates and resolution.execution == "simulated":
+            reason = f"a device with a runtime alone simulates nothing; {resolution.reason}"
+            resolution = Resolution(None, reason)
         return _Point(scheme, bits, settings, resolution)
 
     for scheme in product.scheme:

@@ -12,15 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme, SshBoard
 from qb_cluster.errors import PlugInError
+from qb_cluster.spec.device_keys import ACCELERATOR, DEVICES, DeviceKeys, unknown_device
 from qb_cluster.spec.document import Document, Location, Problem
-from qb_cluster.spec.schema import (
-    ACCELERATOR,
-    DEVICES,
-    DeviceKeys,
-    NamedKeys,
-    label_for,
-    unknown_device,
-)
+from qb_cluster.spec.schema import NamedKeys, label_for
 from qb_cluster.spec.sweep import (
     AXES,
     Axis,
@@ -160,6 +154,7 @@ def _device(written: DeviceKeys) -> Device:
         tuple(written.backends),
         None if written.ssh is None else SshBoard(**written.ssh.model_dump()),
         gpus,
+        tuple(sorted(written.prepared_on.items())),
     )
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qb_cluster.contracts import Device
+from qb_cluster.contracts import Device, SshBoard
 from qb_cluster.dispatch.preflight import NodeFacts, unmet
 
 NODES = [
@@ -99,6 +99,17 @@ def test_a_cluster_without_labels_or_nodes_says_so():
         "device 'cpu' asks for 2 threads and the largest node has 1 core; lower devices: threads"
     ]
     assert unmet([Device()], []) == ["device 'cpu': there is no node"]
+
+
+def test_nodes_that_prepare_for_others_have_to_be_there_too():
+    makers = (("qb/board", "x86"),)
+    pi = Device("pi", 2, (("qb/board", "jetson"),), prepared_on=makers)
+    zero = Device("zero", 9, ssh=SshBoard("zero"), prepared_on=makers)
+    assert unmet([pi, zero], NODES) == []
+    assert unmet([pi, zero], NODES[:1]) == [
+        f"prepared_on of device '{name}': no node has label qb/board=x86; known: qb/board=jetson"
+        for name in ("pi", "zero")
+    ]
 
 
 def test_a_long_list_of_labels_is_cut():

@@ -671,6 +671,22 @@ def test_a_node_prepares_what_a_board_runs_and_times():
     assert stages == {"prepare": 4, "quality": 4, "latency": 4}
 
 
+def test_a_node_with_a_runtime_alone_prepares_nothing_and_a_converter_runs_nothing_of_it():
+    runs, makes = (("qb/board", "rpi5"),), (("role", "converter"),)
+    bench = Bench(group("a", labels=runs, prepared_on=makes), workers=0)
+    pi = bench.bring_up("pi", labels=dict(runs))
+    assert not bench.running
+    converter = bench.bring_up("desk", labels=dict(makes))
+    while bench.running:
+        for worker, calls in bench.running.items():
+            expected = {converter} if calls[0][0].stage == "prepare" else {pi}
+            assert {worker} == expected
+        bench.end(next(iter(bench.running)))
+    assert bench.scheduler.is_done
+    stages = Counter(task.stage for task in bench.started)
+    assert stages == {"prepare": 4, "quality": 4, "latency": 4}
+
+
 def test_a_board_runs_nothing_that_was_not_meant_for_it_and_a_node_no_board_s_cells():
     other = SshBoard("one")
     bench = Bench(group("a", quantized=0) + group("b", quantized=0, ssh=other), workers=0)

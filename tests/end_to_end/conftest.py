@@ -16,6 +16,7 @@ class Place:
 
     def __init__(self, folder):
         self.folder = folder
+        self._started = []
         for file in STRANGERS:
             shutil.copy(file, folder)
 
@@ -37,14 +38,23 @@ class Place:
             check=False,
         )
 
-    def popen(self, *arguments, env=None):
-        return subprocess.Popen(
+    def popen(self, *arguments, env=None, stdout=subprocess.DEVNULL):
+        """Start qb; it ends with the test at the latest."""
+        process = subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=os.environ | (env or {}),
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=subprocess.DEVNULL,
+            text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self):
+        for process in self._started:
+            with process:  # closes what it printed to, and waits
+                process.kill()
 
     def results(self, out):
         frame = pd.read_parquet(self.folder / out / "results")
@@ -58,4 +68,6 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path):
-    return Place(tmp_path)
+    place = Place(tmp_path)
+    yield place
+    place.end()

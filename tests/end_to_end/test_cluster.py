@@ -28,6 +28,7 @@ devices: [{name: board, labels: {qb/board: sim}}]
 measure: {latency: false}
 """
 SLOW = '[{name: "stranger:NumpyBackend", options: {pause_s: 0.5}}]'
+SLOWER = SLOW.replace("0.5", "3")  # a minute and a half in all
 QUALITY = ["cell_id", "status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
 
 
@@ -134,16 +135,43 @@ measure: {{latency: false}}
     assert {word for word in place.log() if "sees" in word} == {"cpu sees ''", "gpu sees '0'"}
 
 
+def test_a_node_with_a_runtime_alone_runs_what_another_has_made(place, cluster):
+    nodes = [
+        cluster.add_node(num_cpus=1, labels={label: value}, env_vars={"STRANGER_ROLE": value})
+        for label, value in (("role", "converter"), ("qb/board", "runtime"))
+    ]
+    text = """
+sweep: apart
+models: ["stranger:centroids"]
+datasets: ["stranger:blobs"]
+schemes: [weight_only]
+bits: [w2, w4, w8]
+backends: ["stranger:ApartBackend"]
+devices:
+  - {name: runtime, labels: {qb/board: runtime}, prepared_on: {role: converter}}
+measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
+"""
+    done = place.qb("run", place.spec(text), "--out", "out", "--address", cluster.address)
+    for node in nodes:
+        cluster.remove_node(node)
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out")
+    assert results.set_index("bits")["status"].to_dict() == {
+        "float32": "ok", "w2": "not_applied", "w4": "unsupported", "w8": "ok",
+    }  # fmt: skip
+    assert results.loc[results["status"] == "ok", "speedup"].notna().all()
+    whats = {line for line in place.log() if " on " in line}
+    assert whats == {"made on converter", "run on runtime"}
+
+
 def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
     board = {"qb/board": "shared"}
     node = cluster.add_node(num_cpus=2, labels=board, resources={"qb_lock": 1})
-    text = SPEC.replace("sim", "shared").replace("[stranger:NumpyBackend]", SLOW)
-    first = place.popen("run", place.spec(text), "--out", "out", "--address", cluster.address)
+    text = SPEC.replace("sim", "shared").replace("[stranger:NumpyBackend]", SLOWER)
+    run = "run", place.spec(text), "--address", cluster.address, "--out"
+    first = place.popen(*run, "out")
     wait_for_rows(place, "out", 1)
-    second = subprocess.Popen(
-        place.command("run", "sweep.yaml", "--out", "other", "--address", cluster.address),
-        cwd=place.folder, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    second = place.popen(*run, "other", stdout=subprocess.PIPE)
     told = next(line for line in second.stdout if "another sweep" in line)
     assert re.search("node '.+' is used by another sweep; waiting until it is free", told)
     assert rows(place, "other") == 0

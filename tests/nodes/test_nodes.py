@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from qb_cluster.nodes import environment
-from qb_cluster.nodes.cores import available_cores, pinned
+from qb_cluster.nodes import environment, self_description
+from qb_cluster.nodes.cores import available_cores, cpu_quota, pinned
 from qb_cluster.nodes.load import Load
 
 needs_affinity = pytest.mark.skipif(
@@ -52,6 +52,38 @@ def test_cores_that_do_not_exist_leave_the_process_unpinned():
     with pinned([10_000]) as worked:
         assert not worked
     assert available_cores() == before
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "400000\n"}, None),
+    ],
+)
+def test_the_quota_of_a_container_is_read_of_both_versions_of_control_groups(
+    tmp_path, files, cores
+):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert cpu_quota(tmp_path) == cores
+
+
+def test_a_node_offers_no_more_cores_than_its_quota_and_says_that_this_is_noise(monkeypatch):
+    cores = tuple(range(8))
+    monkeypatch.setattr(self_description, "available_cores", lambda: cores)
+    for quota, offered in ((2.5, 2), (0.5, 1), (8.0, 8), (None, 8)):
+        monkeypatch.setattr(self_description, "cpu_quota", lambda quota=quota: quota)
+        node = self_description.describe_this_node()
+        assert node.cores == offered
+        assert f"--num-cpus={offered}" in node.ray_arguments()
+        told = [warning for warning in node.warnings if "static CPU manager" in warning]
+        assert len(told) == (offered < 8)
 
 
 def test_a_busy_neighbour_is_seen_and_our_own_work_is_not():

@@ -68,6 +68,21 @@ def test_a_device_runs_the_backends_it_names_alone_and_their_ids_stay(cells_of, 
         assert ids(cells) == [cell.cell_id for cell in every if cell.backend.label == half]
 
 
+def test_where_artifacts_are_made_is_in_no_id_and_what_has_a_runtime_alone_simulates_nothing(
+    cells_of, spec_text
+):
+    pi = "{qb/board: rpi5}"
+    both = cells_of(spec_text + on("pi", pi))
+    apart = cells_of(spec_text + on("pi", pi, ", prepared_on: {role: converter}"))
+    elsewhere = cells_of(spec_text + on("pi", pi, ", prepared_on: {role: other}"))
+    assert ids(apart) == ids(elsewhere)
+    native = {cell.cell_id for cell in both if cell.execution == "native"}
+    assert native == {cell.cell_id for cell in apart if cell.execution is not None}
+    simulated = sum(cell.execution == "simulated" for cell in both)
+    reasons = [cell.reason for cell in apart if "runtime alone simulates nothing" in cell.reason]
+    assert len(reasons) == simulated > 0
+
+
 def test_a_board_runs_what_is_native_and_has_a_runtime_and_moves_without_new_ids(
     cells_of, spec_text
 ):
@@ -83,5 +98,8 @@ def test_a_board_runs_what_is_native_and_has_a_runtime_and_moves_without_new_ids
     portable = on_board("zero.local", "stub_plugins:Portable")
     assert {cell.execution for cell in portable} == {"native", None}
     reasons = {str(cell.bits): cell.reason for cell in portable if cell.execution is None}
-    assert reasons["w4"] == "boards simulate nothing; not native: its kernels are 8-bit"
+    assert (
+        reasons["w4"]
+        == "a device with a runtime alone simulates nothing; not native: its kernels are 8-bit"
+    )
     assert ids(on_board("192.0.2.7", "stub_plugins:Portable")) == ids(portable)

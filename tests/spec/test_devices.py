@@ -1,5 +1,7 @@
 """Devices: `cpu` is any node; names of the user's own are for nodes with labels."""
 
+import dataclasses
+
 import pytest
 
 from qb_cluster.contracts import Device
@@ -19,6 +21,14 @@ def test_an_accelerator_is_a_label_and_a_gpu(load, spec_text):
     text = "{name: h, gpus: 1, labels: {qb/accelerator: nvidia-h100}}"
     assert short == load(f"{spec_text}devices: {text}\n").devices
     assert short == (Device("h", 1, (("qb/accelerator", "nvidia-h100"),), gpus=1),)
+
+
+def test_a_device_may_leave_the_making_of_artifacts_to_other_nodes(load, spec_text):
+    text = f"{spec_text}devices: {BOARD[:-1]}, prepared_on: {{role: converter}}}}\n"
+    (device,) = load(text).devices
+    assert device == dataclasses.replace(RPI5, prepared_on=(("role", "converter"),))
+    assert device.host == Device(labels=(("role", "converter"),))
+    assert RPI5.host == RPI5
 
 
 def test_a_lone_device_stands_for_a_list_of_one(load, spec_text):
@@ -91,6 +101,12 @@ def test_an_include_names_such_a_device_or_brings_it(load, spec_text):
         (
             "[{name: b, accelerator: h100, labels: {qb/accelerator: h100}}]",
             "18: 'accelerator' is the label qb/accelerator; give one of them",
+        ),
+        ("[{name: b, prepared_on: {a: b}}]", "18: unknown device 'b'; known: cpu; a name"),
+        ("[{name: b, ssh: {host: h}, prepared_on: {}}]", "50: 'prepared_on' is empty; list at"),
+        (
+            "[{name: b, gpus: 1, prepared_on: {a: b}}]",
+            "18: prepared_on: artifacts for a GPU are made on it; leave it out",
         ),
         ("[{name: b, ssh: {}}]", "26: 'host' is missing"),
         (

@@ -35,6 +35,7 @@ def cell_of(
     labels=(),
     ssh=None,
     gpus=0,
+    prepared_on=(),
 ):
     """The `number`-th cell of a group; number 0 is its baseline."""
 
@@ -48,7 +49,7 @@ def cell_of(
         model=Ref(f"model-{group}", f"m:model_{group}"),
         dataset=Ref("data", "m:data"),
         backend=Ref("backend", "m:backend"),
-        device=Device("cpu", threads, labels, ssh=ssh, gpus=gpus),
+        device=Device("cpu", threads, labels, (), ssh, gpus, prepared_on),
         scheme=None if is_baseline else Ref("weight_only", "weight_only"),
         bits=None if is_baseline else Bits(8),
         execution="native" if supported else None,

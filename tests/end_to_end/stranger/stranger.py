@@ -190,6 +190,28 @@ class GpuBackend(NumpyBackend):
         return super().convert(model, example)
 
 
+class ApartBackend(NumpyBackend):
+    """The same, with a toolchain that only some machines have."""
+
+    def convert(self, model, example):
+        self._toolchain()
+        return super().convert(model, example)
+
+    def quantize(self, model, baseline, quantization, calibration):
+        self._toolchain()
+        return super().quantize(model, baseline, quantization, calibration)
+
+    def open(self, artifact, model, threads):
+        log(f"run on {os.environ['STRANGER_ROLE']}")
+        return super().open(artifact, model, threads)
+
+    def _toolchain(self):
+        role = os.environ["STRANGER_ROLE"]
+        log(f"made on {role}")
+        if role != "converter":
+            raise ImportError("no toolchain here")
+
+
 class WhichPython(NumpyBackend):
     """The same, and it says which interpreter converts."""
 
