@@ -10,7 +10,6 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from qb_cluster.dispatch.node_locks import NodeLocks
 from qb_cluster.dispatch.packing import pack, unpack
 from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
+from qb_cluster.dispatch.ray_worker import RayWorker, code_of, place_of
 from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
 from qb_cluster.errors import (
     BoardCrashedError,
@@ -48,33 +48,6 @@ MOST_FAILED_STARTS = 3
 TIDY_S = 2.0
 
 _LOG = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Actor:
-    """A worker that starts or works.
-
-    Attributes:
-        calls: its pending calls in the order in which they run; the first one is the hello.
-        hello: ``None`` until it is up.
-        doubt: the error of a call whose cause Ray did not know yet.
-        board: the board that it runs artifacts on.
-        gpus: 1 when it has a GPU to itself.
-    """
-
-    node: Node
-    handle: Any
-    log: Path
-    calls: deque[Any] = field(default_factory=deque)
-    hello: Hello | None = None
-    doubt: Exception | None = None
-    board: SshBoard | None = None
-    gpus: int = 0
-
-    @property
-    def place(self) -> str:
-        """Name the node or the board whose worker it is."""
-        return self.node.node_id if self.board is None else _place(self.board)
 
 
 class RayPool:
@@ -137,7 +110,7 @@ class RayPool:
         self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
         self._patience_s = patience_s
-        self._actors: dict[str, _Actor] = {}
+        self._actors: dict[str, RayWorker] = {}
         self._nodes: Mapping[str, Node] = {}
         self._started = 0
         self._failed_starts: Counter[str] = Counter()  # by node, since the last that succeeded
@@ -224,10 +197,10 @@ class RayPool:
             look_at = []
             for call in ready:
                 worker = heads[call]
-                answer = self._answer(self._actors[worker], call)
+                answer = self._actors[worker].answer(self._ray, call)
                 if isinstance(answer, Exception):
                     dead[worker] = answer
-                elif isinstance(answer, Hello) and (code := _code(answer)) != code_version():
+                elif isinstance(answer, Hello) and (code := code_of(answer)) != code_version():
                     events += self._refuse_code(worker, code)
                 elif isinstance(answer, Hello) and answer.waits_for is not None:
                     events.append(self._ask_again(worker, answer.waits_for))
@@ -236,22 +209,6 @@ class RayPool:
                     events.append(self._heard(worker, answer))
                     look_at.append(worker)
         return events, dead
-
-    def _answer(self, actor: _Actor, call: Any) -> bytes | Hello | Exception | None:
-        """Give what a call came to; ``None`` while it is in doubt."""
-        try:
-            answer: bytes | Hello = self._ray.get(call)
-        except self._ray.exceptions.ActorUnavailableError as error:
-            if actor.doubt is not None:
-                return actor.doubt
-            # The connection broke before Ray heard why. Whoever asks again is told.
-            actor.doubt = error
-            actor.calls = deque([actor.handle.hello.remote()])
-            return None
-        except self._ray.exceptions.RayError as error:
-            ended: Exception = error
-            return ended
-        return actor.doubt or answer  # in doubt, it lives and the call it had is lost
 
     def _heard(self, worker: str, answer: bytes | Hello) -> Event:
         if isinstance(answer, bytes):
@@ -319,7 +276,7 @@ class RayPool:
                     for _ in range(wanted - workers[node.node_id, gpus]):
                         self._spawn(node, gpus=gpus)
         for board in self._boards:
-            if not workers[_place(board), 0] and _place(board) not in self._given_up:
+            if not workers[place_of(board), 0] and place_of(board) not in self._given_up:
                 self._spawn(self._nodes[self._cluster.own_node], board)
 
     def _spawn(self, node: Node, board: SshBoard | None = None, gpus: int = 0) -> None:
@@ -334,7 +291,7 @@ class RayPool:
         shares = self._threads, cores, gpus
         handle = self._cluster.start_actor(WorkerProcess, arguments, node, *shares)
         calls = deque([handle.hello.remote()])
-        self._actors[worker] = _Actor(node, handle, log, calls, board=board, gpus=gpus)
+        self._actors[worker] = RayWorker(node, handle, log, calls, board=board, gpus=gpus)
 
     def _despair(self, now: float) -> None:
         if any(actor.hello for actor in self._actors.values()):
@@ -402,7 +359,7 @@ class RayPool:
             f"{code_version()}; install the same on both, or send this driver's with --ship-code",
         )
 
-    def _failed_to_start(self, actor: _Actor, message: str, error: Exception) -> list[Event]:
+    def _failed_to_start(self, actor: RayWorker, message: str, error: Exception) -> list[Event]:
         """Start no more where that has no prospect; a board that was there once may come back."""
         if actor.board is not None:
             reason = _last_line(error).partition(": ")[2]
@@ -416,7 +373,7 @@ class RayPool:
         where = f"on host '{actor.node.host}'"
         return self._give_up(actor, f"{where}: {message} (log: {actor.log})")
 
-    def _give_up(self, actor: _Actor, reason: str) -> list[Event]:
+    def _give_up(self, actor: RayWorker, reason: str) -> list[Event]:
         if actor.place in self._given_up:
             return []
         if actor.board is not None:
@@ -426,16 +383,6 @@ class RayPool:
         if self._actors:
             _LOG.warning("workers do not come up %s; none are started there", reason)
         return []
-
-
-def _place(board: SshBoard) -> str:
-    """Name a board among the nodes."""
-    return f"{board.user}@{board.host}:{board.port} {board.folder}"
-
-
-def _code(hello: Hello) -> str:
-    """Say which code a worker runs; one of before the check existed does not tell."""
-    return getattr(hello, "code", "of an older version")
 
 
 def _last_line(error: Exception) -> str:
