@@ -10,8 +10,8 @@ demo: $(STAMP)
 	$(BIN)/qb run sweeps/digits.yaml
 	$(BIN)/qb report runs/digits
 
-test: $(STAMP)
-	$(BIN)/pytest
+test: $(STAMP)  ## two at a time: those with a real Ray mostly wait
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
 
 test-fast: $(STAMP)  ## two minutes: no Ray, no framework, nothing killed
 	$(BIN)/pytest -m "not ray and not frameworks and not kills"

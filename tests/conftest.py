@@ -17,6 +17,14 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 STUBS = Path(__file__).parent / "spec" / "stubs"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Have a real Ray once at a time where tests run side by side; a file's tests stay together."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
     """Load a spec from its text, in a place where the stub plug-ins can be imported."""

@@ -59,7 +59,7 @@ class ObjectLock:
         """
         while True:
             lock = cls(folder, beat_s, stale_s)
-            lock._beat()
+            lock._beat(time.monotonic())
             try:
                 others = lock._others()
                 if not others:
@@ -93,13 +93,16 @@ class ObjectLock:
     def _keep(self) -> None:
         while not self._stop.wait(self._beat_s):
             with suppress(OSError):  # the next beat may get through
-                if self._folder.size(self._name) is None:
+                began = time.monotonic()
+                is_there = self._folder.size(self._name) is not None
+                if is_there:
+                    self._beat(began)
+                # Whoever slept in between may have put back what was taken away meanwhile.
+                if not is_there or time.monotonic() - began > self._stale_s:
                     self._is_lost = True
                     return
-                self._beat()
 
-    def _beat(self) -> None:
-        began = time.monotonic()
+    def _beat(self, began: float) -> None:
         self._beats += 1
         self._folder.replace(self._name, b"%b\n%d" % (self._note, self._beats))
         self._beaten_at = began

@@ -28,7 +28,7 @@ devices: [{name: board, labels: {qb/board: sim}}]
 measure: {latency: false}
 """
 SLOW = '[{name: "stranger:NumpyBackend", options: {pause_s: 0.5}}]'
-SLOWER = SLOW.replace("0.5", "3")  # a minute and a half in all
+SLOWER = SLOW.replace("0.5", "1.5")  # three quarters of a minute in all
 QUALITY = ["cell_id", "status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
 
 
@@ -157,11 +157,12 @@ measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
     assert done.returncode == 0, done.stdout + done.stderr
     results = place.results("out")
     assert results.set_index("bits")["status"].to_dict() == {
-        "float32": "ok", "w2": "not_applied", "w4": "unsupported", "w8": "ok",
+        "f32": "ok", "w2": "not_applied", "w4": "unsupported", "w8": "ok",
     }  # fmt: skip
     assert results.loc[results["status"] == "ok", "speedup"].notna().all()
+    # What its kernels are held against is simulated where it is made.
     whats = {line for line in place.log() if " on " in line}
-    assert whats == {"made on converter", "run on runtime"}
+    assert whats == {"made on converter", "run on converter", "run on runtime"}
 
 
 def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from hosts import Host, hosts
+from old_runtime import python_with_tflite_runtime
 from ssh_server import wait_until
 
 from qb_cluster.contracts import SshBoard
@@ -73,7 +74,8 @@ def cluster(ray_folder, tmp_path_factory):
         address = f"{head.address}:6379"
         start_ray(head, "--head --port=6379 --include-dashboard=false", folder, ray_folder)
         start_ray(beta, f"--address={address}", folder, ray_folder)
-        board = alpha.serve_ssh(folder / "sshd", folder / "board", sys.executable)
+        sshd = alpha.serve_ssh(folder / "sshd")
+        board = sshd.board(folder / "board", python_with_tflite_runtime())
         yield Cluster(head, alpha, address, board)
 
 

@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from object_store import take_away_lock
 
 from qb_cluster.errors import RunFolderError
 from qb_cluster.storage import StorageError, open_folder
@@ -99,10 +100,32 @@ def test_a_driver_that_slept_and_lost_its_lock_writes_no_more(folder):
         asleep.check()
 
 
+def test_a_driver_that_slept_within_a_beat_and_lost_its_lock_writes_no_more(folder, monkeypatch):
+    real, sleeps, awake = ObjectFolder.size, threading.Event(), threading.Event()
+
+    def size(self, name):
+        there = real(self, name)
+        if threading.current_thread() is lock._thread and not awake.is_set():
+            sleeps.set()  # between the look at the lock and its rewriting
+            awake.wait(10)
+        return there
+
+    lock = take(folder)
+    monkeypatch.setattr(ObjectFolder, "size", size)
+    assert sleeps.wait(10)
+    other = take(folder)
+    awake.set()
+    lock._thread.join(10)
+    with pytest.raises(RunFolderError, match="another driver may have this run"):
+        lock.check()
+    lock.release()
+    other.check()
+    other.release()
+
+
 def test_a_driver_whose_lock_was_taken_away_finds_out(folder):
     lock = take(folder, stale_s=30)
-    folder.delete(lock._name)
-    lock._thread.join(timeout=5)
+    take_away_lock(folder)
     with pytest.raises(RunFolderError, match="another driver may have this run"):
         lock.check()
     lock.release()

@@ -2,14 +2,13 @@
 
 import json
 import os
-import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from object_store import names, read, write
+from object_store import names, read, take_away_lock, write
 from stored_cells import failed, finish, latency, layer, make_cell, never_run, quality
 
 from qb_cluster.contracts import Content
@@ -288,10 +287,7 @@ def test_a_second_driver_is_refused_and_told_who_has_the_run(place, quick_locks)
 
 def test_a_driver_that_has_lost_its_lock_commits_nothing_more(s3_place, quick_locks):
     with open_folder(s3_place) as run:
-        folder = folder_of(s3_place)
-        [name] = folder.names(".lock")
-        folder.delete(f".lock/{name}")
-        time.sleep(0.3)
+        take_away_lock(folder_of(s3_place))
         with pytest.raises(RunFolderError, match="another driver may have this run"):
             run.commit_cells([whole(CELL)])
     assert read(s3_place, "results").empty

@@ -11,12 +11,9 @@ import signal
 import subprocess
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
 import pytest
-from ssh_server import SSHD, wait_until
-
-from qb_cluster.contracts import SshBoard
+from ssh_server import SSHD, Sshd
 
 TOOLS = ("ip", "unshare", "hostname", "ssh-keygen", SSHD)
 END_S = 10.0
@@ -81,50 +78,9 @@ class Host:
         finally:
             _ip("-n", self._switch, "link", "set", self.name, "up")
 
-    def serve_ssh(self, folder, home, python):
-        """Start its SSH server, with keys of its own.
-
-        Args:
-            folder: for keys and the log.
-            home: what the agent may write in.
-            python: what is to run it.
-
-        Returns:
-            the host as a board of a spec.
-        """
-        for key in ("host_key", "user_key"):
-            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key]
-            subprocess.run(command, check=True)
-        known_hosts = folder / "known_hosts"
-        known_hosts.write_text(f"{self.address} {(folder / 'host_key.pub').read_text()}")
-        lines = (
-            f"ListenAddress {self.address}",
-            f"HostKey {folder}/host_key",
-            f"AuthorizedKeysFile {folder}/user_key.pub",
-            "StrictModes no",
-            "UsePAM no",
-            "PasswordAuthentication no",
-            "KbdInteractiveAuthentication no",
-            "PidFile none",
-        )
-        (folder / "sshd_config").write_text("\n".join(lines) + "\n")
-        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        log = folder / "log"
-        server = self.popen(SSHD, "-D", "-e", "-f", folder / "sshd_config", log=log)
-
-        def listens():
-            assert server.poll() is None, log.read_text()
-            return "Server listening" in log.read_text()
-
-        wait_until(listens)
-        return SshBoard(
-            host=self.address,
-            user="root",
-            python=str(python),
-            folder=str(home),
-            known_hosts=str(known_hosts),
-            key=str(folder / "user_key"),
-        )
+    def serve_ssh(self, folder):
+        """Start its SSH server, which keeps its files in a folder."""
+        return Sshd(folder, self.address, self.popen)
 
     def end(self):
         """End all that runs there, and the host."""

@@ -1,6 +1,8 @@
 """An object store on this machine, and reading what a run has put there as others would."""
 
 import logging
+import threading
+import time
 from itertools import count
 
 import pandas as pd
@@ -71,3 +73,14 @@ def write(place, name, data):
     system, path = system_of(place)
     with system.open_output_stream(f"{path}/{name}") as file:
         file.write(data)
+
+
+def take_away_lock(folder):
+    """Delete the lock of a folder; again if its keeper was just rewriting it."""
+    (keeper,) = (thread for thread in threading.enumerate() if thread.name == "qb-lock")
+    deadline = time.monotonic() + 10
+    while keeper.is_alive():
+        assert time.monotonic() < deadline, "its holder does not notice"
+        for name in folder.names(".lock"):
+            folder.delete(f".lock/{name}")
+        keeper.join(0.2)

@@ -22,11 +22,23 @@ def wait_until(is_so, seconds=10.0):
         time.sleep(0.02)
 
 
-class Sshd:
-    """An OpenSSH server of our own on loopback, and keys that it accepts."""
+def start_here(*words, log):
+    with log.open("w") as file:
+        return subprocess.Popen(words, stderr=file)
 
-    def __init__(self, folder):
+
+class Sshd:
+    """An OpenSSH server of our own, and keys that it accepts.
+
+    Args:
+        folder: for all of its files.
+        address: that it listens at, on some port.
+        start: starts it where that address is, as ``start_here`` does on this machine.
+    """
+
+    def __init__(self, folder, address="127.0.0.1", start=start_here):
         self.folder = folder
+        self.address = address
         for name in ("host_key", "other_host_key", "user_key", "stranger_key"):
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name]
             subprocess.run(command, check=True)
@@ -35,7 +47,7 @@ class Sshd:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         lines = (
-            "ListenAddress 127.0.0.1",
+            f"ListenAddress {address}",
             f"AuthorizedKeysFile {folder}/authorized_keys",
             "StrictModes no",
             "UsePAM no",
@@ -45,22 +57,21 @@ class Sshd:
         )
         (folder / "sshd_config").write_text("\n".join(lines) + "\n")
         self.known_hosts = self.trust("host_key")
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         words = [SSHD, "-D", "-e", "-p", str(self.port), "-f", folder / "sshd_config"]
-        words += ["-h", folder / "host_key"]
-        with (folder / "log").open("w") as log:
-            self.process = subprocess.Popen(words, stderr=log)
-        wait_until(self.answers)
+        self.process = start(*words, "-h", folder / "host_key", log=folder / "log")
+        wait_until(self.listens)
 
-    def answers(self):
-        assert self.process.poll() is None, (self.folder / "log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+    def listens(self):
+        log = (self.folder / "log").read_text()
+        assert self.process.poll() is None, log
+        return "Server listening" in log
 
     def trust(self, *keys):
         path = self.folder / ("known_hosts_" + "_".join(keys))
         path.write_text(
             "".join(
-                f"[127.0.0.1]:{self.port} {(self.folder / f'{key}.pub').read_text()}"
+                f"[{self.address}]:{self.port} {(self.folder / f'{key}.pub').read_text()}"
                 for key in keys
             )
         )
@@ -69,7 +80,7 @@ class Sshd:
     def board(self, folder, python, **other):
         return SshBoard(
             **{
-                "host": "127.0.0.1",
+                "host": self.address,
                 "user": "root",
                 "port": self.port,
                 "python": str(python),
@@ -97,7 +108,6 @@ def serving(folder):
         reason = f"a server of its own takes {', '.join(missing)}"
         assert not os.environ.get("CI"), reason
         pytest.skip(reason)
-    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     server = Sshd(folder)
     try:
         yield server
