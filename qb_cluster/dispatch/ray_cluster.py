@@ -72,6 +72,8 @@ class RayCluster:
     ) -> None:
         for name, value in _RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
+        if code is not None:  # a job of Ray's sent its folder already, which the code has too
+            os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
         import ray
 
         self._ray: Any = ray

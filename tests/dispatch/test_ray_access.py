@@ -1,5 +1,6 @@
 """Clusters that ask for a token, that do not, and whose nodes have other code than the driver."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -172,5 +173,8 @@ def test_a_node_of_other_code_is_refused_and_runs_the_drivers_where_that_is_sent
     with pytest.raises(PoolError, match=r"it runs qb-cluster .* and this driver"):
         outcome(cluster.address, folder, tmp_path / "logs", code=None)
     pack_code(tmp_path / "code.zip", folder)
+    # So does `ray job submit --working-dir` tell a driver what it has sent already.
+    job = {"runtime_env": {"working_dir": "gcs://_ray_pkg_0000.zip"}}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
     sent = outcome(cluster.address, folder, tmp_path / "logs", code=tmp_path / "code.zip")
     assert sent.status == "ok"
