@@ -140,7 +140,8 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
     cores = len(available_cores())
     devices = [device for device in spec.devices if device.ssh is None]
     with_gpu = [device for device in devices if device.gpus]
-    threads = [device.threads for device in devices] or [1]
+    hosts = [device.host for device in spec.devices]  # what is no node has its artifacts made
+    threads = [device.threads for device in (*devices, *hosts) if device.ssh is None] or [1]
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
     boards = {board: first for board, (first, *_) in runtimes.items()}
@@ -151,7 +152,8 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
 
         gpus = 0 if own_gpu() is None else 1
         _refuse(unmet(spec.devices, [NodeFacts("this machine", cores, gpus=gpus)]))
-        return InlinePool(folder.artifacts, max(threads), boards, Owner(uuid.uuid4().hex, who))
+        owner = Owner(uuid.uuid4().hex, who)
+        return InlinePool(folder.artifacts, max(threads), boards, owner, gpus=bool(with_gpu))
     from qb_cluster.dispatch.ray_pool import RayPool
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)

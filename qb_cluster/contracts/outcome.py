@@ -58,11 +58,13 @@ class QualityResult:
             baselines, whose outputs other cells are compared with, and for other cells unless
             they are too large to keep.
         content: what the names stood for; baselines only.
+        twin: name of the kept outputs that the kernels will be held against; of a prepare stage.
     """
 
     artifact: ArtifactRef
     outputs_digest: str | None
     content: Content | None = None
+    twin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

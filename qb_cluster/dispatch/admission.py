@@ -5,6 +5,7 @@ worker that has loaded it; so where an earlier run has left a baseline, its *con
 first, and the cells of that baseline wait for it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -72,6 +73,7 @@ class Admission:
         self._baselines: dict[str, QualityResult | _NoBaseline] = {}
         self._waiting: dict[str, list[Cell]] = {}  # by the baseline they wait for
         self._noticed: set[str] = set()
+        self._unknown: dict[Device, list[Job]] = {}  # content stages, by the device of their cells
         self.waiting = 0
 
     def admit(self, cell: Cell) -> list[Action]:
@@ -91,6 +93,18 @@ class Admission:
         if is_rerun or isinstance(baseline, _NoBaseline):
             return self._run(cell, baseline) if is_rerun or status is None else []
         return self._recall(cell, status, baseline)
+
+    def hardware_known(self) -> None:
+        """Go on with what waited for a device to show itself; called when a worker is up."""
+        for device in [device for device in self._unknown if self._hardware(device)]:
+            jobs = self._unknown.pop(device)
+            self.waiting -= len(jobs)
+            for job in jobs:
+                self._queue(job)
+
+    def unknown(self) -> Counter[Device]:
+        """Count what waits for a device to show itself."""
+        return Counter({device: len(jobs) for device, jobs in self._unknown.items()})
 
     def content_known(
         self, baseline: Cell, content: Content | None, error: str | None
@@ -135,13 +149,25 @@ class Admission:
         if kept is not None and kept[0].quality is not None:
             if kept[0].quality.content is None or self._past.key_of is None:
                 return self._keep_baseline(cell, kept)
-            self._queue(Job(cell, "content"))
+            self._look_again(Job(cell, "content"))
         elif status is None:
             self._queue(Job.first(cell))
         else:
             story = f"ended {status} in an earlier run; its own row says why"
             return self._settled(cell, _NoBaseline(status, story))
         return []
+
+    def _look_again(self, job: Job) -> None:
+        """Queue a content stage: where another node runs it, once the device's hardware is known.
+
+        Whether timings still stand is asked when it has ended, and its end tells nothing of that.
+        """
+        device = job.cell.device
+        if device.host == device or self._hardware(device):
+            self._queue(job)
+        else:
+            self._unknown.setdefault(device, []).append(job)
+            self.waiting += 1
 
     def _keep_baseline(self, cell: Cell, kept: tuple[Outcome, int]) -> list[Action]:
         quality = kept[0].quality

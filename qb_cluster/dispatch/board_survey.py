@@ -29,7 +29,7 @@ def board_runtimes(
 
 
 def unmet_boards(
-    devices: Iterable[Device], runtimes: Mapping[SshBoard, Sequence[str]]
+    devices: Sequence[Device], runtimes: Mapping[SshBoard, Sequence[str]]
 ) -> list[str]:
     """Visit each board; tell what is wrong with which, one sentence each, none where all is well.
 
@@ -37,6 +37,8 @@ def unmet_boards(
         devices: of the sweep; those without a board do not matter.
         runtimes: what is to be loaded on each board.
     """
+    if problems := _one_board_twice(device for device in devices if device.ssh in runtimes):
+        return problems
     most: dict[SshBoard, tuple[int, str]] = {}
     for device in devices:
         if device.ssh is not None and device.ssh in runtimes:
@@ -61,6 +63,23 @@ def unmet_boards(
         return [why for why in pool.map(visit, most) if why is not None]
 
 
+def _one_board_twice(devices: Iterable[Device]) -> list[str]:
+    """Tell of boards that the spec reaches in two ways: both would run there at once."""
+    seen: dict[tuple[str, int], Device] = {}
+    problems = []
+    for device in devices:
+        if device.ssh is not None:
+            first = seen.setdefault((device.ssh.host, device.ssh.port), device)
+            if first.ssh != device.ssh:
+                problems.append(
+                    f"devices '{first.name}' and '{device.name}' are one board, "
+                    f"'{device.ssh.host}', with two users, Pythons or folders; give each a sweep "
+                    "of its own"
+                )
+    return problems
+
+
 def waiting_for(board: SshBoard, holder: str) -> Waiting:
     """Say that others have a board."""
-    return Waiting(f"board '{board.host}' is taken by {holder}; waiting until it is free")
+    text = f"board '{board.host}' is taken by {holder}; waiting until it is free"
+    return Waiting(text, is_taken=True)

@@ -32,9 +32,9 @@ class Node:
         free: cores that no call has.
         busy: how many workers have something in hand.
         workers: how many it has.
+        with_gpu: how many of them have a GPU.
         is_taken: whether a stage runs that has it to itself.
         board: the board that it is, where it is no node of Ray.
-        gpus: whether any of its workers has one.
         fingerprints: of its hardware, for workers without and with a GPU.
     """
 
@@ -43,16 +43,17 @@ class Node:
     free: list[int] = field(default_factory=list)
     busy: int = 0
     workers: int = 0
+    with_gpu: int = 0
     is_taken: bool = False
     board: SshBoard | None = None
-    gpus: int = 0
     fingerprints: dict[int, str] = field(default_factory=dict)
 
     def serves(self, device: Device) -> bool:
-        """Tell whether it is what a device asks for."""
+        """Tell whether it is what a device asks for, and has a worker for it."""
+        workers = self.with_gpu if device.gpus else self.workers - self.with_gpu
         return (
             self.board == device.ssh
-            and device.gpus <= self.gpus
+            and workers > 0
             and len(self.cores) >= device.threads
             and all(self.labels.get(label) == value for label, value in device.labels)
         )

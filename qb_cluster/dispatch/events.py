@@ -73,13 +73,16 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A worker cannot come up yet: others have its board, say. It will when they are done.
+    """A worker cannot come up yet.
 
     Attributes:
         text: what for; the user is told once.
+        is_taken: whether others have its node or board: then it will when they are done, and that
+            may take its time.
     """
 
     text: str
+    is_taken: bool = False
 
 
 @dataclass(frozen=True, slots=True)

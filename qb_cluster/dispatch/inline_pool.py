@@ -30,6 +30,7 @@ class InlinePool:
         threads: the largest number of threads a cell asks for.
         boards: boards to use, with the module that each starts with.
         owner: whose they are meanwhile.
+        gpus: whether this process may see any.
 
     Raises:
         NodeConfigError: the file of this machine's owner is wrong.
@@ -41,9 +42,14 @@ class InlinePool:
         threads: int,
         boards: Mapping[SshBoard, str] | None = None,
         owner: Owner | None = None,
+        *,
+        gpus: bool = True,
     ) -> None:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
+        os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, whom we ask about GPUs
+        if not gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         owner = owner or Owner("", "")
         own = Worker(artifacts)
         self._workers = {NAME: own, WITH_GPU: own}
@@ -95,6 +101,7 @@ class InlinePool:
         except BoardCrashedError as error:
             cause, message = "crashed", str(error)
         worker.leave()
+        self._calls = deque(call for call in self._calls if call[0] != name)  # lost with it
         if name in self._names:
             self._absent.append(self._names.pop(name))
             del self._workers[name]
@@ -116,7 +123,7 @@ class InlinePool:
             worker = self._with_board(board=board)
             try:
                 arrival = worker.arrive(self._boards[board])
-            except (BoardLostError, BoardUnreachableError) as error:
+            except (BoardLostError, BoardCrashedError, BoardUnreachableError) as error:
                 events.append(Waiting(f"{error}; trying again"))
                 continue
             if arrival.holder is not None:

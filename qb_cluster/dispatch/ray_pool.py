@@ -38,6 +38,7 @@ from qb_cluster.errors import (
     BoardLostError,
     BoardUnreachableError,
     PoolError,
+    QuantBenchError,
 )
 from qb_cluster.nodes.code_version import code_version
 from qb_cluster.worker import Owner, Worker
@@ -271,7 +272,8 @@ class RayPool:
             if node.node_id not in self._given_up and self._locks.is_ours(node):
                 shares = node.cores // self._threads
                 with_gpu = min(node.gpus, shares) if self._gpu_workers else 0
-                without = shares - with_gpu if self._cpu_workers else 0
+                # At least one without, or their cells would wait for ever.
+                without = max(min(1, shares), shares - with_gpu) if self._cpu_workers else 0
                 for gpus, wanted in ((1, with_gpu), (0, without)):
                     for _ in range(wanted - workers[node.node_id, gpus]):
                         self._spawn(node, gpus=gpus)
@@ -286,6 +288,8 @@ class RayPool:
         make, cores = self._make_runner, self._threads
         if board is not None:  # what it does here takes no core to speak of
             make, cores = partial(Worker, board=board, owner=self._owner), 0
+        if gpus:  # to Ray; the scheduler shares out the cores among a node's workers
+            cores = 0
         packed, runtime = pack([make]), self._boards[board] if board else ""
         arguments = (packed, self._artifacts, str(log), self._import_paths, runtime, gpus)
         shares = self._threads, cores, gpus
@@ -326,9 +330,9 @@ class RayPool:
         if isinstance(error, self._ray.exceptions.OutOfMemoryError):
             cause, message = "oom", "the node ran out of memory and Ray ended the worker"
         elif isinstance(error, BoardLostError):
-            cause, message = "node_lost", _last_line(error).partition(": ")[2]
+            cause, message = "node_lost", _said(error)
         elif isinstance(error, BoardCrashedError):
-            message = _last_line(error).partition(": ")[2]
+            message = _said(error)
         elif isinstance(error, self._ray.exceptions.RayTaskError) or actor.hello is None:
             message = f"the worker failed: {_last_line(error)}"
         if last_words := fault(actor.log):
@@ -362,7 +366,7 @@ class RayPool:
     def _failed_to_start(self, actor: RayWorker, message: str, error: Exception) -> list[Event]:
         """Start no more where that has no prospect; a board that was there once may come back."""
         if actor.board is not None:
-            reason = _last_line(error).partition(": ")[2]
+            reason = _said(error)
             if isinstance(error, BoardLostError | BoardUnreachableError):
                 return [Waiting(f"{reason}; trying again")]
             if isinstance(error, BoardError):
@@ -383,6 +387,14 @@ class RayPool:
         if self._actors:
             _LOG.warning("workers do not come up %s; none are started there", reason)
         return []
+
+
+def _said(error: Exception) -> str:
+    """Give what an error of ours said in the worker, its last lines too, on one line."""
+    cause = getattr(error, "cause", None)
+    if not isinstance(cause, QuantBenchError):
+        return _last_line(error).partition(": ")[2]
+    return " | ".join(line.strip() for line in str(cause).splitlines() if line.strip())
 
 
 def _last_line(error: Exception) -> str:

@@ -92,11 +92,10 @@ class Scheduler:
 
     def stranded(self) -> dict[Device, int]:
         """Count the jobs that wait for a device that no node serves now."""
-        nodes = [node for node in self._nodes.values() if node.workers]
         return {
             device: count
-            for device, count in self._queue.devices().items()
-            if not any(node.serves(device) for node in nodes)
+            for device, count in (self._queue.devices() + self._admission.unknown()).items()
+            if not any(node.serves(device) for node in self._nodes.values())
         }
 
     def without_prospect(self) -> list[str]:
@@ -124,7 +123,7 @@ class Scheduler:
                 actions += self._ended(event, now)
             case Stop():
                 self._is_stopping = True
-            case Waiting(text) if text not in self._told:
+            case Waiting(text, _) if text not in self._told:
                 self._told.add(text)
                 actions.append(Notice(text))
             case BoardGivenUp(board, reason):
@@ -168,10 +167,11 @@ class Scheduler:
             node = Node(up.cores, up.labels, list(up.cores), board=up.board)
             self._nodes[up.node] = node
         node.workers += 1
-        node.gpus = max(node.gpus, up.gpus)
+        node.with_gpu += up.gpus
         node.fingerprints[up.gpus] = up.fingerprint
         worker = Worker(up.worker, node, up.gpus)
         self._workers[up.worker] = self._eager[up.worker] = worker
+        self._admission.hardware_known()
 
     def _ended(self, event: TasksEnded, now: float) -> list[Action]:
         worker = self._workers.get(event.worker)
@@ -227,6 +227,7 @@ class Scheduler:
         del self._workers[worker.name]
         self._eager.pop(worker.name, None)
         worker.node.workers -= 1
+        worker.node.with_gpu -= worker.gpus
         first: tuple[Job, ...] = ()
         while worker.calls:
             call = worker.calls.pop()  # the last one first: their order in the queue stays
@@ -410,6 +411,6 @@ class Scheduler:
         found = {
             node.fingerprints.get(device.gpus, "")
             for node in self._nodes.values()
-            if node.workers and node.serves(device)
+            if node.serves(device)
         }
         return found - {""}

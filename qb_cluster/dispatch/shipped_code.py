@@ -43,11 +43,11 @@ def pack_code(zip_file: Path, folder: Path, leave_out: Path | None = None) -> No
     """
     files = _our_files()
     ours = {name.partition("/")[0] for name in files}
-    for file in _files(folder, leave_out):
-        name = file.relative_to(folder).as_posix()
-        if name.partition("/")[0] not in ours:
-            files[name] = file
     try:
+        for file in _files(folder, leave_out):
+            name = file.relative_to(folder).as_posix()
+            if name.partition("/")[0] not in ours:
+                files[name] = file
         _check_size(folder, files)
         with ZipFile(zip_file, "w", ZIP_DEFLATED, compresslevel=1) as packed:
             for name, file in sorted(files.items()):

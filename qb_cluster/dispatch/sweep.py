@@ -33,6 +33,7 @@ from qb_cluster.store.run_folder import RunFolder
 COMMIT_EVERY_S: Final = 1.0
 COMMIT_EVERY_ROWS: Final = 2_000
 STRANDED_S: Final = 120.0
+LOOK_EVERY_S: Final = 2.0
 
 
 @dataclass(slots=True)
@@ -124,7 +125,7 @@ class Sweep:
                 events.append(Stop())
             for event in events:
                 self._act(self._scheduler.on(event, time.monotonic()))
-            if any(isinstance(event, Waiting) for event in events):
+            if any(isinstance(event, Waiting) and event.is_taken for event in events):
                 self._ran_at = time.monotonic()  # others do
             self._refuse_to_wait_forever()
             late = time.monotonic() - self._committed_at >= COMMIT_EVERY_S
@@ -132,9 +133,12 @@ class Sweep:
                 self._commit()
 
     def _patience(self) -> float:
-        """Give the seconds until a deadline passes, a commit is due, or waiting gets too long."""
-        due = [self._scheduler.next_deadline()]
-        if due == [None]:
+        """Give the seconds until a deadline passes, a commit is due, or waiting gets too long.
+
+        It is seconds at most: somebody may have called ``stop``.
+        """
+        due = [self._scheduler.next_deadline(), time.monotonic() + LOOK_EVERY_S]
+        if due[0] is None:
             due.append(self._ran_at + self._stranded_s)
         if len(self._batch):
             due.append(self._committed_at + COMMIT_EVERY_S)

@@ -17,17 +17,24 @@ from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.preparation import Preparation
-from qb_cluster.worker.reference import simulated_outputs
+from qb_cluster.worker.reference import Twin, simulated_twin
 from qb_cluster.worker.stage import Loaded, StageResult
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A cell's artifact, and what made it."""
+    """A cell's artifact, and what made it.
+
+    Attributes:
+        is_from_elsewhere: whether a prepare stage made it, which found its twin too.
+        twin: the name of that; ``None`` where there is none to be had.
+    """
 
     artifact: Artifact
     ref: ArtifactRef
     preparation: Preparation
+    is_from_elsewhere: bool = False
+    twin: str | None = None
 
 
 def run_prepare(
@@ -51,9 +58,10 @@ def run_prepare(
     """
     with pinned(task.cores):
         made = make(task, loaded, artifacts, cache, values)
-        reference_outputs(task.cell, made.preparation, artifacts, {})
+        twin = find_twin(task.cell, made.preparation, artifacts, values)
     content = made.preparation.content if task.cell.is_baseline else None
-    return StageResult(QualityResult(made.ref, None, content))
+    name = None if twin is None else twin.name
+    return StageResult(QualityResult(made.ref, None, content, name))
 
 
 def make(
@@ -112,7 +120,8 @@ def made_before(
     loaded.reused.update(filter(None, (before.values.get("reused") or "").split(",")))
     ref = before.quality.artifact
     preparation = _preparation(task, loaded, content, cache)
-    return Made(artifacts.get(ref), ref, preparation)
+    twin = before.quality.twin
+    return Made(artifacts.get(ref), ref, preparation, is_from_elsewhere=True, twin=twin)
 
 
 def _preparation(task: Task, loaded: Loaded, content: Content, cache: ArtifactCache) -> Preparation:
@@ -145,19 +154,40 @@ def _state_facts(
 
 
 def reference_outputs(
-    cell: Cell,
-    preparation: Preparation,
-    artifacts: ArtifactFolder,
-    values: dict[str, Any],
+    cell: Cell, made: Made, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> NDArray[np.float32] | None:
-    """Give the outputs of the simulated twin; ``None``, with a note, where there is none."""
+    """Give the outputs of the simulated twin; ``None``, with a note, where there is none.
+
+    Where a runtime is alone nothing is simulated: what the prepare stage found is taken.
+
+    Raises:
+        CellError: what it found is gone.
+    """
+    if not made.is_from_elsewhere:
+        twin = find_twin(cell, made.preparation, artifacts, values)
+        return None if twin is None else twin.outputs
+    if made.twin is None:
+        return None
+    kept = artifacts.get_twin(made.twin)
+    if kept is None:
+        raise CellError(
+            f"the outputs {made.twin} of its simulation are gone from the run folder, or cannot "
+            "be reached from here; run with --rerun failed"
+        )
+    return kept
+
+
+def find_twin(
+    cell: Cell, preparation: Preparation, artifacts: ArtifactFolder, values: dict[str, Any]
+) -> Twin | None:
+    """Have a native cell's scheme simulated; ``None``, with a note, where that cannot be."""
     if cell.execution != "native":
         return None
     note = "no backend simulates this scheme, so the kernels are held against nothing"
     if cell.simulator is not None:
         values["simulator"] = cell.simulator.label
         try:
-            return simulated_outputs(cell, cell.simulator, preparation, artifacts)
+            return simulated_twin(cell, cell.simulator, preparation, artifacts)
         except CellError as error:
             note = f"kernels are held against nothing: {error}"
     values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))

@@ -26,8 +26,7 @@ from qb_cluster.evaluation import comparison, inference, kernel
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
-from qb_cluster.worker.preparation import Preparation
-from qb_cluster.worker.prepare_stage import made_before, make, reference_outputs
+from qb_cluster.worker.prepare_stage import Made, made_before, make, reference_outputs
 from qb_cluster.worker.reference import twin_name
 from qb_cluster.worker.site import Site
 from qb_cluster.worker.stage import Loaded, StageResult
@@ -79,7 +78,7 @@ def run_quality(
             compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
         else:
             baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
-            outputs = _quantized_outputs(cell, run, baseline, preparation, artifacts, values)
+            outputs = _quantized_outputs(cell, run, baseline, made, artifacts, values)
             compared = comparison.compare(
                 metric, baseline, outputs, dataset.targets, measure.confidence
             )
@@ -122,7 +121,7 @@ def _quantized_outputs(
     cell: Cell,
     run: "functools.partial[NDArray[np.float32]]",
     baseline: NDArray[np.float32],
-    preparation: Preparation,
+    made: Made,
     artifacts: ArtifactFolder,
     values: dict[str, Any],
 ) -> NDArray[np.float32]:
@@ -133,7 +132,7 @@ def _quantized_outputs(
         KernelMismatchError: they are far from what the scheme gives when it is simulated.
         NonFiniteError: they are not finite, and there is no simulation that is.
     """
-    reference = reference_outputs(cell, preparation, artifacts, values)
+    reference = reference_outputs(cell, made, artifacts, values)
     if reference is not None:
         values["reference_sqnr_db"] = deviation(baseline, reference).sqnr_db
     try:
@@ -148,6 +147,7 @@ def _quantized_outputs(
             "float model's"
         )
     if cell.execution == "simulated":
+        preparation = made.preparation
         name = twin_name(cell, preparation.content, preparation.backend_digest)
         artifacts.put_twin(name, outputs)
     if reference is None:

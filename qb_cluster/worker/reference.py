@@ -1,7 +1,7 @@
 """The simulated twin of a native cell: what its kernels are held against."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -15,9 +15,17 @@ from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.preparation import Preparation
 
 
-def simulated_outputs(
+@dataclass(frozen=True, slots=True)
+class Twin:
+    """What a cell's kernels are held against, and the name that it is kept under."""
+
+    name: str
+    outputs: NDArray[np.float32]
+
+
+def simulated_twin(
     cell: Cell, simulator: Ref, preparation: Preparation, artifacts: ArtifactFolder
-) -> NDArray[np.float32]:
+) -> Twin:
     """Give the outputs of a cell's scheme, simulated: once for all backends that run it.
 
     Args:
@@ -39,7 +47,7 @@ def simulated_outputs(
         artifacts.put_twin(name, kept)
     else:
         preparation.loaded.reused.add("twin")
-    return kept
+    return Twin(name, kept)
 
 
 def twin_name(cell: Cell, content: Content, simulator: str) -> str:

@@ -732,11 +732,34 @@ def test_the_content_of_a_board_s_baseline_is_looked_at_by_a_node():
     first.bring_up("board", board=BOARD)
     first.run_down()
     again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
-    assert where(again) == {"content": "w0"}
+    # Nobody knows yet whether the hardware is what timed the rows.
+    assert not again.running
+    assert [device.ssh for device in again.scheduler.stranded()] == [BOARD]
     again.bring_up("board", board=BOARD)
+    assert where(again) == {"content": "w0"}
     again.run_down()
     assert again.scheduler.is_done
     assert not again.finished
+
+
+def test_a_board_that_is_another_machine_now_times_its_cells_again():
+    first = Bench(group("a", ssh=BOARD), workers=1, fingerprint="h")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
+    again.bring_up("board", board=BOARD, fingerprint="other")
+    again.run_down()
+    assert Counter(task.stage for task in again.started) == {"content": 1, "latency": 4}
+
+
+def test_cells_without_a_gpu_are_stranded_where_all_workers_have_one():
+    bench = Bench(group("a", quantized=0) + group("b", quantized=0, gpus=1), workers=0)
+    bench.bring_up(gpus=1)
+    bench.run_down()
+    assert [device.gpus for device in bench.scheduler.stranded()] == [0]
+    bench.bring_up()
+    bench.run_down()
+    assert bench.scheduler.is_done
 
 
 def test_what_a_worker_waits_for_is_told_once():

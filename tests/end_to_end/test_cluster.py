@@ -160,7 +160,8 @@ measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
         "f32": "ok", "w2": "not_applied", "w4": "unsupported", "w8": "ok",
     }  # fmt: skip
     assert results.loc[results["status"] == "ok", "speedup"].notna().all()
-    # What its kernels are held against is simulated where it is made.
+    # What its kernels are held against is simulated where it is made, and found by the other.
+    assert results.loc[results["bits"] == "w8", "reference_sqnr_db"].notna().all()
     whats = {line for line in place.log() if " on " in line}
     assert whats == {"made on converter", "run on converter", "run on runtime"}
 

@@ -191,7 +191,11 @@ class GpuBackend(NumpyBackend):
 
 
 class ApartBackend(NumpyBackend):
-    """The same, with a toolchain that only some machines have."""
+    """The same, with a toolchain that only some machines have, and other libraries on each."""
+
+    @property
+    def distributions(self):
+        return "numpy", f"stranger-of-{os.environ.get('STRANGER_ROLE')}"
 
     def convert(self, model, example):
         self._toolchain()
