@@ -140,8 +140,9 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
     cores = len(available_cores())
     devices = [device for device in spec.devices if device.ssh is None]
     with_gpu = [device for device in devices if device.gpus]
-    hosts = [device.host for device in spec.devices]  # what is no node has its artifacts made
-    threads = [device.threads for device in (*devices, *hosts) if device.ssh is None] or [1]
+    # Nodes make the artifacts of what is none, and of nodes with a runtime alone.
+    on_nodes = [*devices, *(device.host for device in spec.devices if device.host != device)]
+    threads = [device.threads for device in on_nodes] or [1]
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
     boards = {board: first for board, (first, *_) in runtimes.items()}
@@ -174,6 +175,7 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
             cpu_workers=len(with_gpu) < len(devices) or bool(boards),
             code=code,
             allow_unauthenticated=target.allow_unauthenticated,
+            devices=on_nodes,
         )
     try:
         _refuse(unmet(spec.devices, pool.nodes()))

@@ -142,7 +142,8 @@ class Board:
         answer, _ = self._ask("lock", owner=self._owner, who=self._who, since=since)
         if (busy := answer.get("busy")) is None:
             return None
-        return f"{busy['who'] or 'somebody'} since {busy['since'] or 'a moment ago'}"
+        # A lock that was just taken, or is in a file that its holder cannot write, names nobody.
+        return f"{busy['who'] or 'somebody'} since {busy['since']}" if busy["since"] else "somebody"
 
     def open(self, artifact: Artifact, threads: int, cores: Sequence[int] = ()) -> BoardExecutable:
         """Make an artifact ready to run there; its bytes travel once per connection.
@@ -309,6 +310,12 @@ class Board:
             raise BoardLostError(
                 f"board '{self.name}': the connection was lost while the agent started ({error})"
             ) from error
+        if ending.signal or ending.status == ENDED:
+            hint = "; its memory was probably not enough" if ending.signal == "SIGKILL" else ""
+            raise BoardLostError(
+                f"board '{self.name}': '{python}' was ended by {ending.signal or 'somebody'} "
+                f"while the agent started{hint}. Its last words: {words or 'none'}"
+            ) from error
         if "quantbench: " in words:
             raise BoardError(f"board '{self.name}': {words.rpartition('quantbench: ')[2]}")
         if ending.status in {126, 127}:
@@ -318,8 +325,8 @@ class Board:
             )
         raise BoardError(
             f"board '{self.name}': '{python}' does not start the agent: it ended with "
-            f"{ending.signal or f'status {ending.status}'} and wrote "
-            f"{words or 'nothing'}; is it a Python ≥ 3.8? Name the python for this board"
+            f"status {ending.status} and wrote {words or 'nothing'}; is it a Python ≥ 3.8? "
+            "Name the python for this board"
         )
 
     def _explain(self, ending: Ending, do: str, error: Exception) -> NoReturn:

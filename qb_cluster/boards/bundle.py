@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from qb_cluster.boards.agent.private_folder import ALIVE, PREFIX
+from qb_cluster.boards.agent.private_folder import AGENT, ALIVE, PREFIX
 
 _OURS: Final = (
     "qb_cluster.boards.agent.main",
@@ -36,7 +36,7 @@ size, parent = int(sys.argv[1]), sys.argv[2] or tempfile.gettempdir()
 folder = ""
 try:
     folder = tempfile.mkdtemp(prefix="{PREFIX}", dir=parent)
-    new, agent = os.path.join(folder, "new"), os.path.join(folder, "agent.pyz")
+    new, agent = os.path.join(folder, "new"), os.path.join(folder, "{AGENT}")
     lock = os.open(new, os.O_WRONLY | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)

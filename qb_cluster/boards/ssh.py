@@ -78,7 +78,9 @@ async def start_ssh(command: list[str], board: SshBoard) -> SshProcess:
     """Start a command on a board.
 
     Raises:
-        BoardError: it cannot be reached, is not the one that is known, or does not let us in.
+        BoardUnreachableError: nobody answers, or whoever does closes the connection: a board
+            that boots or shuts down, or one with too many who log in at once.
+        BoardError: it is not the one that is known, does not let us in or runs no command.
     """
     try:
         import asyncssh
@@ -103,17 +105,34 @@ async def start_ssh(command: list[str], board: SshBoard) -> SshProcess:
             client_factory=lambda: _checking_client(known),
         )
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, TimeoutError, ValueError) as error:
-        is_silent = isinstance(error, OSError) and not error.filename
-        kind = BoardUnreachableError if is_silent else BoardError
+        kind = BoardUnreachableError if _may_pass(error) else BoardError
         raise kind(_why_not(board, error, known)) from error
     try:
         # Words are quoted once, for the login shell; exec, so that a signal's name comes back.
         text = f"exec {shlex.join(command)}"
         process = await connection.create_process(text, encoding=None)
     except (asyncssh.Error, OSError) as error:
+        # Why a channel did not open is no proof: servers refuse a session by the same code.
+        kind = BoardUnreachableError if connection.is_closed() else BoardError
         connection.abort()
-        raise BoardError(f"board '{board.host}' lets us in but runs no command: {error}") from error
+        raise kind(f"board '{board.host}' lets us in but runs no command: {error}") from error
     return SshProcess(connection, process)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Tell whether there may be a connection later though nobody changes anything."""
+    import asyncssh
+
+    if isinstance(error, asyncssh.ChannelOpenError):  # a jump host is there, and not the board
+        return error.code == asyncssh.OPEN_CONNECT_FAILED
+    if isinstance(error, asyncssh.DisconnectError):
+        return error.code in {
+            asyncssh.DISC_BY_APPLICATION,
+            asyncssh.DISC_CONNECTION_LOST,
+            asyncssh.DISC_SERVICE_NOT_AVAILABLE,
+            asyncssh.DISC_TOO_MANY_CONNECTIONS,
+        }
+    return isinstance(error, OSError) and not error.filename
 
 
 class _KnownHosts:
@@ -212,6 +231,11 @@ def _why_not(  # noqa: PLR0911  one return per reason
         return f"{here}: {error.filename} cannot be read ({error.strerror}); name another file"
     if isinstance(error, TimeoutError):
         return f"{here} does not answer within {_CONNECT_S} s; is it on, and is the address right?"
+    if isinstance(error, asyncssh.Error) and _may_pass(error):
+        return (
+            f"{here}: the connection was closed before it let us in ({error}): it may be booting "
+            f"or shutting down, or be behind another that is; try {by_hand}"
+        )
     if isinstance(error, asyncssh.Error):
         return f"{here}: no SSH connection ({error}); try {by_hand}"
     return f"{here} cannot be reached ({error}); check name, port and network, or try {by_hand}"

@@ -4,7 +4,9 @@ Ray's cores are no lock: a second sweep would take those that the first one leav
 would be noise in what the other times.
 """
 
+import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,6 +14,7 @@ from qb_cluster.dispatch.events import Waiting
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
 
 PATIENCE_S: Final = 4.0
+MOST_FAILURES: Final = 3
 _FIRST_S: Final = 1.0
 
 
@@ -20,6 +23,10 @@ class Holder:
 
     def held(self) -> None:
         """Return: whoever can be called has started, and has the lock."""
+
+    def stay(self) -> None:
+        """Never return: that this call ends tells that the lock is gone."""
+        threading.Event().wait()
 
 
 class NodeLocks:
@@ -35,15 +42,23 @@ class NodeLocks:
         self._ray = ray
         self._holders: dict[str, Any] = {}
         self._asked: dict[str, tuple[Any, float]] = {}  # answers that are still to come, and since
+        self._stays: dict[str, Any] = {}  # calls that end with the lock, of those that are ours
+        self._failures: Counter[str] = Counter()  # of holders that did not start
+        self.failed: dict[str, str] = {}  # nodes whose lock cannot be had, and why
 
     def take(self, nodes: Mapping[str, Node]) -> list[Waiting]:
         """Ask for the lock of every node that has one; gives those that others seem to have."""
         for gone in self._holders.keys() - nodes.keys():
-            del self._holders[gone]
-            self._asked.pop(gone, None)
+            self._forget(gone)
+        if self._stays:
+            stays = {stay: node_id for node_id, stay in self._stays.items()}
+            ended, _ = self._ray.wait(list(stays), num_returns=len(stays), timeout=0)
+            for stay in ended:  # somebody killed the holder; others may have the lock by now
+                self._forget(stays[stay])
         is_new = False
         for node in nodes.values():
-            if node.has_lock and node.node_id not in self._holders:
+            known = self._holders.keys() | self.failed.keys()
+            if node.has_lock and node.node_id not in known:
                 is_new = True
                 holder = self._cluster.start_actor(Holder, (), node, 1, 0, has_lock=True)
                 self._holders[node.node_id] = holder
@@ -57,7 +72,8 @@ class NodeLocks:
         late = time.monotonic() - PATIENCE_S
         return [
             Waiting(
-                f"node '{nodes[node_id].host}' is used by another sweep; waiting until it is free"
+                f"node '{nodes[node_id].host}' is used by another sweep; waiting until it is free",
+                is_taken=True,
             )
             for node_id, (_, since) in self._asked.items()
             if since < late
@@ -65,9 +81,17 @@ class NodeLocks:
 
     def is_ours(self, node: Node) -> bool:
         """Tell whether workers may be started on a node."""
-        return not node.has_lock or (
-            node.node_id in self._holders and node.node_id not in self._asked
-        )
+        return not node.has_lock or node.node_id in self._stays
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a lock was asked for and did not come."""
+        return bool(self._asked)
+
+    def give_back(self, node_id: str) -> None:
+        """Let others have a node; it is asked for again when locks are next taken."""
+        self._ray.kill(self._holders[node_id])
+        self._forget(node_id)
 
     def release(self) -> None:
         """Give all locks back."""
@@ -75,10 +99,22 @@ class NodeLocks:
             self._ray.kill(holder)
         self._holders.clear()
         self._asked.clear()
+        self._stays.clear()
 
     def _settle(self, node_id: str, answer: Any) -> None:
         del self._asked[node_id]
         try:
             self._ray.get(answer)
-        except self._ray.exceptions.RayError:  # it died: ask again
+        except self._ray.exceptions.RayError as error:  # it died: ask again, a few times
             del self._holders[node_id]
+            self._failures[node_id] += 1
+            if self._failures[node_id] >= MOST_FAILURES:
+                self.failed[node_id] = str(error).strip().splitlines()[-1]
+            return
+        self._failures[node_id] = 0
+        self._stays[node_id] = self._holders[node_id].stay.remote()
+
+    def _forget(self, node_id: str) -> None:
+        del self._holders[node_id]
+        self._asked.pop(node_id, None)
+        self._stays.pop(node_id, None)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qb_cluster.contracts import SshBoard, Task
+from qb_cluster.contracts import Device, SshBoard, Task
 from qb_cluster.dispatch.board_survey import waiting_for
 from qb_cluster.dispatch.events import (
     BoardGivenUp,
@@ -46,6 +46,7 @@ from qb_cluster.worker import Owner, Worker
 LOOK_EVERY_S = 2.0
 HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
 MOST_FAILED_STARTS = 3
+IDLE_S = 10.0  # how long a node may be idle while we wait for another one
 TIDY_S = 2.0
 
 _LOG = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class RayPool:
         cpu_workers: whether the other cores get workers, which see no GPU.
         code: what workers import and are started in, see ``RayCluster``.
         allow_unauthenticated: see ``RayCluster``.
+        devices: what nodes have to be to be used; none takes all.
 
     Raises:
         PoolError: Ray does not start, or the cluster cannot be reached or is refused.
@@ -93,6 +95,7 @@ class RayPool:
         cpu_workers: bool = True,
         code: Path | None = None,
         allow_unauthenticated: bool = False,
+        devices: Sequence[Device] = (),
     ) -> None:
         self._cluster = RayCluster(
             address, cores, code=code, allow_unauthenticated=allow_unauthenticated
@@ -108,6 +111,8 @@ class RayPool:
         self._boards = dict(boards or {})
         self._gpu_workers = gpu_workers
         self._cpu_workers = cpu_workers
+        self._devices = devices
+        self._busy_at: dict[str, float] = {}  # by node, when it was last not idle
         self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
         self._patience_s = patience_s
@@ -250,7 +255,7 @@ class RayPool:
             return [event for worker in dead for event in self._died(worker, dead[worker])]
         events = [event for worker in dead for event in self._died(worker, dead[worker])]
         events += self._lose_nodes()
-        events += self._locks.take(self._nodes)
+        events += self._take_locks(now)
         self._fill()
         if not events:
             self._despair(now)
@@ -266,10 +271,47 @@ class RayPool:
             events += self._lose(worker, "node_lost", f"the node on host '{host}' is gone")
         return events
 
+    def _take_locks(self, now: float) -> list[Event]:
+        """Ask for the locks of nodes that the sweep can use, and end workers where one is lost.
+
+        Whoever waits for a node keeps none idle: two sweeps, each with what the other needs, would
+        wait for ever.
+        """
+        wanted = {name: node for name, node in self._nodes.items() if self._is_wanted(node)}
+        on_nodes = [actor for actor in self._actors.values() if actor.board is None]
+        busy = {actor.node.node_id for actor in on_nodes if actor.calls}
+        for name, node in wanted.items():
+            if name in busy or not self._locks.is_ours(node):
+                self._busy_at[name] = now
+            elif (
+                node.has_lock
+                and self._locks.is_waiting
+                and now - self._busy_at.get(name, now) > IDLE_S
+            ):
+                self._locks.give_back(name)
+        events: list[Event] = list(self._locks.take(wanted))
+        for name, reason in self._locks.failed.items():
+            if name not in self._given_up:
+                self._given_up[name] = f"on host '{self._nodes[name].host}': {reason}"
+                _LOG.warning("workers do not come up %s; none are started", self._given_up[name])
+        for worker, actor in list(self._actors.items()):
+            if actor.board is None and not self._locks.is_ours(actor.node):
+                host = actor.node.host
+                events += self._lose(worker, "node_lost", f"the lock of host '{host}' is gone")
+        return events
+
+    def _is_wanted(self, node: Node) -> bool:
+        """Tell whether a node can be any device of the sweep."""
+        return not self._devices or any(
+            all(node.labels.get(label) == value for label, value in device.labels)
+            for device in self._devices
+        )
+
     def _fill(self) -> None:
         workers = Counter((actor.place, actor.gpus) for actor in self._actors.values())
         for node in self._nodes.values():
-            if node.node_id not in self._given_up and self._locks.is_ours(node):
+            is_ours = self._is_wanted(node) and self._locks.is_ours(node)
+            if is_ours and node.node_id not in self._given_up:
                 shares = node.cores // self._threads
                 with_gpu = min(node.gpus, shares) if self._gpu_workers else 0
                 # At least one without, or their cells would wait for ever.

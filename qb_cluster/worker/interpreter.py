@@ -7,19 +7,34 @@ and outcomes go over it as pickles.
 
 import os
 import pickle
+import select
 import signal
+import site
 import struct
 import subprocess
 import sys
+import threading
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from qb_cluster.contracts import Outcome, Task
-from qb_cluster.errors import BoardCrashedError, BoardError
+from qb_cluster.errors import BoardCrashedError, BoardError, UnsupportedError
+from qb_cluster.nodes.code_version import code_version
 
 _LENGTH: Final = struct.Struct(">Q")
 _PROBE_S: Final = 60.0
+_PARENT_MS: Final = 1000
+# An older QuantBench cannot name its code.
+_PROBE: Final = """
+import qb_cluster.worker
+try:
+    from qb_cluster.nodes.code_version import code_version
+except ImportError:
+    code_version = lambda: qb_cluster.__version__
+print()
+print(code_version())
+"""
 
 
 class Interpreter:
@@ -35,25 +50,38 @@ class Interpreter:
         self._artifacts = artifacts
         self._process: subprocess.Popen[bytes] | None = None
 
-    @cached_property
+    @property
     def has_quantbench(self) -> bool:
-        """Whether it can hold a worker."""
-        command = [str(self._python), "-c", "import qb_cluster.worker"]
+        """Whether QuantBench is there; ``run`` refuses one that is not ours."""
+        return self._code is not None
+
+    @cached_property
+    def _code(self) -> str | None:
+        """Name the code of QuantBench there; ``None`` without one that can be imported."""
+        command = [str(self._python), "-c", _PROBE]
         try:
             done = subprocess.run(  # noqa: S603  the node's owner names it
                 command, capture_output=True, timeout=_PROBE_S, env=_environment(), check=False
             )
         except (OSError, subprocess.TimeoutExpired):
-            return False
-        return done.returncode == 0
+            return None
+        if done.returncode != 0:
+            return None
+        return done.stdout.decode(errors="replace").splitlines()[-1]  # others may print before
 
     def run(self, task: Task) -> Outcome:
         """Run a stage there.
 
         Raises:
+            UnsupportedError: the QuantBench there is not this one.
             BoardError: it cannot be started.
             BoardCrashedError: it died.
         """
+        if self._code is not None and _program(self._code) != _program(code_version()):
+            raise UnsupportedError(
+                f"{self._python} has QuantBench {self._code}, and this is {code_version()}: rows "
+                "of two programs cannot be compared; install the same QuantBench there"
+            )
         process = self._process or self._start()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -96,10 +124,24 @@ class Interpreter:
         return self._process
 
 
+def _program(code: str) -> str:
+    """Leave out of a code's name the Python that runs it: that one differs, and is meant to."""
+    return code.partition(", Python")[0]
+
+
 def _environment() -> dict[str, str]:
     """Let the other Python find what this one finds outside its own installation."""
-    own = {Path(sys.prefix).resolve(), Path(sys.base_prefix).resolve()}
-    paths = [path for path in map(os.path.abspath, sys.path) if not own & {*Path(path).parents}]
+    # Both may be reached through links, and not the same ones.
+    own = {
+        place
+        for name in (sys.prefix, sys.base_prefix, site.getusersitepackages())
+        for place in (Path(name).absolute(), Path(name).resolve())
+    }
+    paths = [
+        path
+        for path in map(os.path.abspath, sys.path)
+        if not any(own & {place, *place.parents} for place in (Path(path), Path(path).resolve()))
+    ]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
@@ -122,6 +164,7 @@ def _read(pipe: BinaryIO | Any) -> Any:
 
 def main() -> None:
     """Run tasks until there are no more."""
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     from qb_cluster.worker.worker import Worker
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what it means
@@ -134,3 +177,15 @@ def main() -> None:
         except EOFError:
             return
         _write(answers, worker.run(task))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has ended: in the middle of a stage nobody reads the pipe.
+
+    The pipe is looked at too, since a parent that ended before this began was never seen.
+    """
+    closed = select.poll()
+    closed.register(0, 0)  # no events: it is reported once nobody can write to it any more
+    while os.getppid() == parent and not closed.poll(_PARENT_MS):
+        pass
+    os._exit(1)

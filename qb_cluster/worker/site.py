@@ -275,7 +275,11 @@ class Elsewhere:
             return None
         self.close()
         board = Board.connect(self._where, runtime, self._owner.run, self._owner.who)
-        holder = board.lock() if isinstance(self._where, SshBoard) else None
+        try:
+            holder = board.lock() if isinstance(self._where, SshBoard) else None
+        except BaseException:
+            board.close()
+            raise
         if holder is not None:
             board.close()
             return holder

@@ -123,14 +123,14 @@ class Worker:
             KeyboardInterrupt: it was interrupted.
             BoardLostError, BoardCrashedError: of the board. All else is in the outcome.
         """
-        if (worker := self._worker_elsewhere(task)) is not None:
-            return worker.run(task)
         started_at = datetime.now(UTC)
         values: dict[str, Any] = {}
         result = StageResult()
         status: Status = "ok"
         error = story = None
         try:
+            if (worker := self._worker_elsewhere(task)) is not None:
+                return worker.run(task)
             result = self._run(task, values)
         except (KeyboardInterrupt, BoardLostError, BoardCrashedError):
             raise

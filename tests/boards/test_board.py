@@ -236,6 +236,26 @@ def test_a_python_that_is_none_is_told():
         Board.connect(Path("/bin/false"), RUNTIME, "run 1", "ann")
 
 
+@pytest.mark.parametrize("way", ["kill -TERM $$", "kill -KILL $$", "exit 75"])
+def test_an_agent_that_is_ended_while_it_starts_is_lost(tmp_path, way):
+    fake = tmp_path / "python"
+    fake.write_text(f"#!/bin/sh\necho quantbench: ended >&2\n{way}\n")
+    fake.chmod(0o755)
+    with pytest.raises(BoardLostError, match="while the agent started"):
+        Board.connect(fake, RUNTIME, "run 1", "ann")
+
+
+def test_a_link_in_the_place_of_the_lock_is_told(connect, folder, tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    link = folder / "quantbench.lock"
+    link.symlink_to(victim)
+    with pytest.raises(BoardError, match=rf"{link} cannot be locked \(it is a link"):
+        connect().lock()
+    assert victim.read_text() == "precious"
+    link.unlink()
+
+
 def test_what_is_not_installed_there_is_told(folder, bare_python, old_python):
     python, packages = bare_python
     with pytest.raises(BoardError, match=r"has no NumPy .* -m pip install"):

@@ -1,3 +1,5 @@
+import os
+import select
 import subprocess
 import sys
 import zipfile
@@ -5,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from ssh_server import wait_until
 
 from qb_cluster.boards.bundle import make_bundle, shipped_files, start_command
 
@@ -43,6 +46,29 @@ def test_a_driver_that_falls_silent_is_taken_for_gone(folder, old_python):
         assert b"QuantBench agent" in agent.stdout.readline()
         assert b"nothing was heard from the driver for 0.3 s" in agent.stderr.read()
     assert agent.returncode == 75
+
+
+def test_a_silent_driver_whose_pipe_is_full_keeps_no_agent(folder, old_python):
+    bundle = make_bundle(RUNTIME)
+    command = start_command(str(old_python), len(bundle), str(folder), silence_s=0.3)
+    unread, stderr = os.pipe()
+    os.set_blocking(stderr, False)
+    while select.select([], [stderr], [], 0)[1]:
+        os.write(stderr, b"." * 4096)
+    os.set_blocking(stderr, True)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr
+    ) as agent:
+        try:
+            agent.stdin.write(bundle)
+            agent.stdin.flush()
+            assert b"QuantBench agent" in agent.stdout.readline()
+            wait_until(lambda: not list(folder.iterdir()))
+            assert agent.wait(10) == 75
+        finally:
+            agent.kill()
+            os.close(unread)
+            os.close(stderr)
 
 
 def test_an_unknown_runtime_is_told_before_anything_is_sent():

@@ -1,16 +1,25 @@
 """A board behind a real SSH server."""
 
+import asyncio
 import os
 import signal
+import socket
 import threading
+from contextlib import contextmanager
 
+import asyncssh
 import numpy as np
 import psutil
 import pytest
 
 from qb_cluster.boards.board import Board
 from qb_cluster.contracts import Latency, SshBoard
-from qb_cluster.errors import BoardCrashedError, BoardError, BoardLostError
+from qb_cluster.errors import (
+    BoardCrashedError,
+    BoardError,
+    BoardLostError,
+    BoardUnreachableError,
+)
 from qb_litert.runtime import TFLiteExecutable
 
 RUNTIME = "qb_litert.runtime"
@@ -35,9 +44,78 @@ def connect(where):
 
 
 def refused(where):
+    """Give what is said of a board that somebody must do something about."""
     with pytest.raises(BoardError) as caught:
         connect(where).close()
+    assert not isinstance(caught.value, BoardUnreachableError)
     return str(caught.value)
+
+
+def unreachable(where):
+    """Give what is said of a board that is worth asking again."""
+    with pytest.raises(BoardUnreachableError) as caught:
+        connect(where).close()
+    return str(caught.value)
+
+
+@contextmanager
+def closing_after(text):
+    """Serve connections that get a text and are closed; gives the port."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(text)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield server.getsockname()[1]
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@contextmanager
+def letting_in(sshd, on_session):
+    """Serve SSH that lets everybody in and then does as it is told; gives the port."""
+
+    class Server(asyncssh.SSHServer):
+        def connection_made(self, conn):
+            self.connection = conn
+
+        def begin_auth(self, username):
+            return False
+
+        def session_requested(self):
+            on_session(self.connection)
+            return False
+
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def call(work):
+        return asyncio.run_coroutine_threadsafe(work, loop).result(10)
+
+    async def listen():
+        keys = [str(sshd.folder / "host_key")]
+        return await asyncssh.listen("127.0.0.1", 0, server_factory=Server, server_host_keys=keys)
+
+    server = call(listen())
+    try:
+        yield server.get_port()
+    finally:
+        server.close()
+        call(server.wait_closed())
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def test_outputs_there_equal_those_here_and_times_come_back(
@@ -94,10 +172,50 @@ def test_a_board_that_accepts_none_of_our_keys_says_so(sshd, folder, old_python)
 
 
 def test_no_such_host_and_nobody_there(sshd, folder, old_python):
-    assert "cannot be reached" in refused(
+    assert "cannot be reached" in unreachable(
         sshd.board(folder, old_python, host="no-such-host.invalid")
     )
-    assert "cannot be reached" in refused(sshd.board(folder, old_python, port=1))
+    assert "cannot be reached" in unreachable(sshd.board(folder, old_python, port=1))
+
+
+@pytest.mark.parametrize("text", [b"", b"Exceeded MaxStartups\r\n", b"SSH-2.0-OpenSSH_9.6\r\n"])
+def test_a_board_that_closes_the_connection_before_we_are_in_is_asked_again(
+    sshd, folder, old_python, text
+):
+    with closing_after(text) as port:
+        said = unreachable(sshd.board(folder, old_python, port=port))
+    assert "may be booting or shutting down" in said or "Broken pipe" in said or "reset" in said
+
+
+def test_a_board_that_its_jump_host_does_not_reach_is_asked_again(sshd, folder, old_python, home):
+    (home / ".ssh" / "config").write_text(
+        f"Host bench\n  HostName 127.0.0.1\n  Port 1\n  ProxyJump root@127.0.0.1:{sshd.port}\n"
+    )
+    (home / ".ssh" / "known_hosts").write_text(sshd.known_hosts.read_text())
+    (home / ".ssh" / "id_ed25519").write_text((sshd.folder / "user_key").read_text())
+    where = SshBoard("bench", python=str(old_python), folder=str(folder))
+    assert "closed before it let us in (Connection refused)" in unreachable(where)
+
+
+def test_a_board_that_goes_when_a_command_starts_is_asked_again(sshd, folder, old_python, tmp_path):
+    def where(port):
+        known = tmp_path / "known_hosts"
+        known.write_text(f"[127.0.0.1]:{port} {(sshd.folder / 'host_key.pub').read_text()}")
+        return sshd.board(folder, old_python, port=port, known_hosts=str(known))
+
+    with letting_in(sshd, on_session=lambda connection: connection.abort()) as port:
+        assert "lets us in but runs no command" in unreachable(where(port))
+    with letting_in(sshd, on_session=lambda connection: None) as port:
+        assert "lets us in but runs no command" in refused(where(port))
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL"])
+def test_an_agent_that_is_ended_by_a_signal_while_it_starts_is_lost(sshd, folder, tmp_path, name):
+    fake = tmp_path / "python3"
+    fake.write_text(f"#!/bin/sh\nkill -{name} $$\n")
+    fake.chmod(0o755)
+    with pytest.raises(BoardLostError, match=f"was ended by SIG{name} while the agent started"):
+        connect(sshd.board(folder, fake))
 
 
 def test_a_board_without_that_python_says_so(sshd, folder, tmp_path):

@@ -166,6 +166,32 @@ measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
     assert whats == {"made on converter", "run on converter", "run on runtime"}
 
 
+def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(place, cluster):
+    nodes = {
+        name: cluster.add_node(num_cpus=1, labels={"qb/board": name}, resources={"qb_lock": 1})
+        for name in ("n1", "n2")
+    }
+
+    def start(out, *names, bits="[w4]"):
+        entries = ", ".join(f"{{name: {name}, labels: {{qb/board: {name}}}}}" for name in names)
+        text = SPEC.replace("[{name: board, labels: {qb/board: sim}}]", f"[{entries}]")
+        text = re.sub(r"bits: .*", f"bits: {bits}", text.replace(", static", ""))
+        text = text.replace("[stranger:NumpyBackend]", SLOWER)
+        spec = place.spec(text, f"{out}.yaml")
+        return place.popen("run", spec, "--out", out, "--address", cluster.address)
+
+    long = start("long", "n2", bits=str([f"w{n}" for n in range(3, 17)]).replace("'", ""))
+    wait_for_rows(place, "long", 1)
+    start("both", "n1", "n2")
+    wait_for_rows(place, "both", 1)
+    short = start("short", "n1")
+    assert short.wait(60) == 0
+    assert long.poll() is None, "what held the other node was over before"
+    place.end()
+    for node in nodes.values():
+        cluster.remove_node(node)
+
+
 def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
     board = {"qb/board": "shared"}
     node = cluster.add_node(num_cpus=2, labels=board, resources={"qb_lock": 1})

@@ -1,19 +1,29 @@
-"""The lock of a board: one sweep at a time, whoever runs it."""
+"""The lock of a board: one sweep at a time, whoever runs it.
+
+What is locked is a file that says who has it. A holder that is killed leaves it behind, and the
+next one may be another user, who can lock it but not write it: so its text may be of somebody who
+is gone.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from qb_cluster.boards.agent.private_folder import AGENT
+from qb_cluster.boards.agent.refusal import Refusal
 
 _PATIENCE_S = 3.0
+_MOST_TEXT = 1 << 16
+# Never through a link that somebody put there, nor waiting for the other end of a pipe.
+_FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class BoardLock:
@@ -36,18 +46,17 @@ class BoardLock:
             since: the driver's time; a board's own clock is often wrong.
 
         Returns:
-            ``None`` when the lock is ours, else what its holder says of itself.
+            ``None`` when the lock is ours, else what its holder says of itself, or nothing.
 
         Raises:
-            OSError: the file cannot be written.
+            Refusal: ``setup``: the file is a link, or cannot be opened or locked.
         """
         deadline = time.monotonic() + _PATIENCE_S
         asked: int | None = None
-        while self._descriptor is None and not self._try_to_lock():
-            holder = self._holder()
+        while self._descriptor is None and (holder := self._try_to_lock()) is not None:
             if holder.get("owner") != owner:
                 return holder
-            pid = int(holder["pid"])
+            pid = holder["pid"]
             is_late = time.monotonic() > deadline
             if pid != asked or is_late:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -57,7 +66,9 @@ class BoardLock:
                 return holder
             time.sleep(0.05)
         text = json.dumps({"owner": owner, "who": who, "since": since, "pid": os.getpid()})
-        if self._descriptor is not None:
+        assert self._descriptor is not None
+        # The lock holds without the text: in another user's file, or on a full disk.
+        with contextlib.suppress(OSError):
             os.ftruncate(self._descriptor, 0)
             os.pwrite(self._descriptor, text.encode(), 0)
         return None
@@ -70,28 +81,44 @@ class BoardLock:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _try_to_lock(self) -> bool:
+    def _try_to_lock(self) -> dict[str, Any] | None:
+        """Lock the file; ``None`` when that is done, else what its holder says of itself."""
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        except PermissionError:
-            # Another user's: whether it is held can still be told.
-            descriptor = os.open(self._path, os.O_RDONLY)
+            descriptor = self._open()
+        except FileNotFoundError:  # another user's that was just removed
+            return {}
+        except OSError as error:
+            raise self._refusal(error) from error
+        try:
             if _is_locked(descriptor):
-                return False
-            raise
-        # A holder that ends removes the file: what we have locked may be a file without a name.
-        if not _is_locked(descriptor) and _is_same(descriptor, self._path):
+                return _holder(descriptor)
+            # A holder that ends removes the file: what is locked may be a file without a name.
+            if not _is_same(descriptor, self._path):
+                return {}
             self._descriptor = descriptor
-            return True
-        os.close(descriptor)
-        return False
+        except OSError as error:
+            raise self._refusal(error) from error
+        finally:
+            if self._descriptor is None:
+                os.close(descriptor)
+        return None
 
-    def _holder(self) -> dict[str, Any]:
+    def _open(self) -> int:
         try:
-            holder = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # just taken, or just given back
-            holder = {}
-        return holder if isinstance(holder, dict) else {}
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o644)
+        except PermissionError:
+            # Another user's: it can be locked all the same, and others see that.
+            return os.open(self._path, os.O_RDONLY | _FLAGS)
+
+    def _refusal(self, error: OSError) -> Refusal:
+        # Where links may not be followed in such a folder at all, the error names no link.
+        is_link = error.errno == errno.ELOOP or self._path.is_symlink()
+        why = "it is a link, which is not followed" if is_link else error.strerror
+        return Refusal(
+            "setup",
+            f"{self._path} cannot be locked ({why}); remove it, or name another folder for this "
+            "board",
+        )
 
 
 def _is_locked(descriptor: int) -> bool:
@@ -105,6 +132,33 @@ def _is_locked(descriptor: int) -> bool:
 
 def _is_same(descriptor: int, path: Path) -> bool:
     try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
+        return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def _holder(descriptor: int) -> dict[str, Any]:
+    """Give what the holder wrote; nothing where there is no such text, or who wrote it is gone."""
+    try:
+        holder = json.loads(os.pread(descriptor, _MOST_TEXT, 0))
+    except (OSError, ValueError):  # just taken, or no file of ours
+        return {}
+    if not isinstance(holder, dict) or not isinstance(holder.get("pid"), int):
+        return {}
+    return holder if _is_agent(holder["pid"]) else {}
+
+
+def _is_agent(pid: int) -> bool:
+    """Tell whether a process may be an agent: after a while its number is another process's."""
+    if pid <= 0:  # would be a group
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # it lives, and is another user's
+        pass
+    try:
+        return AGENT.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # not to be seen here
+        return True

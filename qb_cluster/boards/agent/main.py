@@ -6,6 +6,7 @@ middle of a run; one waits for signals, which a runtime's native code would keep
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -79,11 +80,14 @@ class Agent:
 
     def _end(self, status: int, reason: str) -> None:
         with self._ending:
-            if reason:
-                sys.stderr.write(f"quantbench: {reason}\n")
-                sys.stderr.flush()
             self._folder.remove()
             self._lock.release()
+            # Last, and without waiting: where the network is dead nobody empties the pipe, and
+            # another thread may wait in the middle of a write with Python's own lock of stderr.
+            if reason:
+                with contextlib.suppress(OSError):
+                    os.set_blocking(2, False)
+                    os.write(2, f"quantbench: {reason}\n".encode())
             os._exit(status)
 
     def _await_signal(self) -> None:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "quantbench-"
+AGENT = "agent.pyz"
+"""The agent in its folder, which its command line names."""
 ALIVE = "alive"
 """A file in the folder that its agent holds locked from before it has this name."""
 
