@@ -64,17 +64,20 @@ def unmet_boards(
 
 
 def _one_board_twice(devices: Iterable[Device]) -> list[str]:
-    """Tell of boards that the spec reaches in two ways: both would run there at once."""
-    seen: dict[tuple[str, int], Device] = {}
+    """Tell of boards that the spec reaches in two ways, under one lock: each would end the other.
+
+    With folders of their own they have locks of their own.
+    """
+    seen: dict[tuple[str, int, str], Device] = {}
     problems = []
     for device in devices:
         if device.ssh is not None:
-            first = seen.setdefault((device.ssh.host, device.ssh.port), device)
+            board = device.ssh
+            first = seen.setdefault((board.host, board.port, board.folder), device)
             if first.ssh != device.ssh:
                 problems.append(
                     f"devices '{first.name}' and '{device.name}' are one board, "
-                    f"'{device.ssh.host}', with two users, Pythons or folders; give each a sweep "
-                    "of its own"
+                    f"'{board.host}', with two users, keys or Pythons; give each a sweep of its own"
                 )
     return problems
 

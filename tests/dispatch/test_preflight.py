@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qb_cluster.contracts import Device, SshBoard
+from qb_cluster.dispatch.board_survey import unmet_boards
 from qb_cluster.dispatch.preflight import NodeFacts, unmet
 
 NODES = [
@@ -142,3 +143,12 @@ def test_a_device_with_a_gpu_needs_a_node_that_has_one():
     assert unmet([with_gpu], [*NODES, NodeFacts("box", 8, {"qb/board": "jetson"}, gpus=1)]) == []
     (why,) = unmet([with_gpu], [*NODES, NodeFacts("box", 8, {}, gpus=1)])
     assert why.startswith("device 'gpu' asks for a GPU and no node with qb/board=jetson has one; ")
+
+
+def test_one_board_with_two_pythons_is_refused_without_a_look_at_it():
+    one, other = SshBoard("pi", python="/a"), SshBoard("pi", python="/b")
+    devices = [Device("a", ssh=one), Device("b", ssh=other), Device("c", 2, ssh=one)]
+    assert unmet_boards(devices, {one: ("m",), other: ("m",)}) == [
+        "devices 'a' and 'b' are one board, 'pi', with two users, keys or Pythons; give each a "
+        "sweep of its own"
+    ]
