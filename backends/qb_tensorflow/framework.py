@@ -1,6 +1,5 @@
 """TensorFlow itself: imported without its chatter, and its threads, which a process sets once."""
 
-import contextlib
 import functools
 import os
 from typing import Any
@@ -31,9 +30,6 @@ def tensorflow() -> Any:
             f"Keras runs on {keras.backend.backend()} in this process; unset KERAS_BACKEND, or "
             f"set it to {_KERAS_BACKEND}"
         )
-    with contextlib.suppress(RuntimeError):  # somebody else has started it
-        # It has no form for GPUs here: what is said to run on the CPU does.
-        tf.config.set_visible_devices([], "GPU")
     _set_threads_if_free(tf, _schedulable_cores())
     return tf
 

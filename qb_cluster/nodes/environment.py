@@ -12,7 +12,6 @@ from typing import Any
 
 import psutil
 
-from qb_cluster.errors import UnsupportedError
 from qb_cluster.nodes.accelerators import accelerators, visible
 from qb_cluster.nodes.machine import describe_machine
 
@@ -43,19 +42,11 @@ def fingerprint(gpus: int = 0) -> str:
 
     Args:
         gpus: 1 for what is timed on the GPU that this process sees.
-
-    Raises:
-        UnsupportedError: NVML tells of no such GPU, so that nobody would know what timed it.
     """
     cpu = fingerprint_of(describe(()))
-    if not gpus:
-        return cpu
-    gpu = own_gpu()
+    gpu = own_gpu() if gpus else None
     if gpu is None:
-        raise UnsupportedError(
-            "NVML tells of no GPU that this process sees, so its rows could not say which it was; "
-            "install qb-cluster[nvidia] and a working driver (a slice of a GPU will not do)"
-        )
+        return cpu
     return env_id({"cpu": cpu} | {key: gpu[key] for key in ("name", "memory_bytes", "driver")})
 
 
