@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from conv_embed_net import ConvEmbedNet, images_and_ids
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -35,35 +36,15 @@ STATIC = Scheme("static", "static")
 FP16 = Scheme("fp16", number="fp16")
 
 
-class Net(nn.Module):
-    """A convolution, an embedding, and linear layers that GPU kernels take and not."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding="same")
-        self.embed = nn.Embedding(20, 16)
-        self.wide = nn.Linear(16, 1024)
-        self.mix = nn.Linear(1024, 32)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, image, ids):
-        hidden = self.conv(image).relu().mean((2, 3)) + self.embed(ids).mean(1)
-        return self.head(self.mix(self.wide(hidden).relu()).relu())
-
-
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return Net().eval()
+    return ConvEmbedNet(1024).eval()
 
 
 @pytest.fixture(scope="module")
 def inputs():
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.normal(size=(40, 3, 6, 6)).astype(np.float32),
-        "ids": rng.integers(0, 20, (40, 3)),
-    }
+    return images_and_ids()
 
 
 def asked(scheme, bits, execution="native"):
@@ -164,7 +145,7 @@ def test_what_an_artifact_holds_runs_where_it_belongs(net, inputs):
     for artifact in artifacts:
         with FakeTensorMode(), quiet(), torch.no_grad():
             with torch.device("meta"):
-                module = Net().eval()
+                module = ConvEmbedNet(1024).eval()
             run = checkpoint.restore(artifact, module, cuda.DEVICE)._run
             outputs = run(
                 {

@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from conv_embed_net import ConvEmbedNet, images_and_ids
 from torch import nn
 
 from qb_cluster.contracts import Artifact, Bits, Calibration, Quantization, Scheme
@@ -19,35 +20,15 @@ BACKEND = PyTorchBackend()
 OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 
 
-class Net(nn.Module):
-    """A convolution, an embedding, and linear layers that the 4-bit kernel takes and not."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv2d(3, 16, 3, padding="same")
-        self.embed = nn.Embedding(20, 16)
-        self.wide = nn.Linear(16, 128)
-        self.mix = nn.Linear(128, 32)
-        self.head = nn.Linear(32, 5)
-
-    def forward(self, image, ids):
-        hidden = self.conv(image).relu().mean((2, 3)) + self.embed(ids).mean(1)
-        return self.head(self.mix(self.wide(hidden).relu()).relu())
-
-
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    return Net().eval()
+    return ConvEmbedNet(128).eval()
 
 
 @pytest.fixture(scope="module")
 def inputs():
-    rng = np.random.default_rng(0)
-    return {
-        "image": rng.normal(size=(40, 3, 6, 6)).astype(np.float32),
-        "ids": rng.integers(0, 20, (40, 3)),
-    }
+    return images_and_ids()
 
 
 def convert(net, inputs):
@@ -92,7 +73,7 @@ def test_weight_only_kernels_compute_what_the_reference_arithmetic_says(net, inp
     native = run(net, inputs, artifact)
     plain = {nn.Parameter, torch.Tensor}
     kept = {name for name, tensor in stored(artifact)["state"].items() if type(tensor) in plain}
-    rounded = Net().eval()
+    rounded = ConvEmbedNet(128).eval()
     rounded.load_state_dict(net.state_dict())
     with torch.no_grad():
         for name, weight in rounded.named_parameters():

@@ -120,6 +120,7 @@ models: ["stranger:centroids"]
 datasets: ["stranger:blobs"]
 schemes: [weight_only]
 bits: [w8]
+execution: simulated  # a native cell's twin is simulated on the CPU, by any worker
 backends: ["stranger:GpuBackend", "stranger:NumpyBackend"]
 devices: {devices}
 measure: {{latency: false}}

@@ -38,8 +38,10 @@ def test_known_traps_of_litert_are_never_reported_as_results(place):
     for key in (("dynamic", "w2a8"), ("per-tensor", "w8a8")):
         assert status[key] == "kernel_mismatch", results.loc[key, "error"]
         row = results.loc[key]
-        # What is garbage depends on what lay in memory: it may not even be finite.
-        assert row["sqnr_db"] < 1 or "finite" in row["error"]
+        # What is garbage depends on what lay in memory: it may not even be finite, and once it was
+        # 6 dB. It is never near what the scheme gives.
+        limit = max(1, row["reference_sqnr_db"] - 20)
+        assert row["sqnr_db"] < limit or "finite" in row["error"]
         assert row["reference_sqnr_db"] > 1
         assert row[["value", "delta", "latency_median_ns"]].isna().all()
         assert "simulation" in row["error"]
