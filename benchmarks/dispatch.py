@@ -100,6 +100,11 @@ class WatchedPool:
         """Look at the driver's memory."""
         self._most = max(self._most, self._memory().rss)
 
+    @property
+    def can_kill(self) -> bool:
+        """Whether deadlines have a sense."""
+        return self._pool.can_kill
+
     def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
         """Hand out a call."""
         if self.first_at is None and any(task.stage == "quality" for task in tasks):

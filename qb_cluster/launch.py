@@ -136,12 +136,14 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
     from qb_cluster.dispatch.preflight import NodeFacts, unmet
     from qb_cluster.nodes.cores import available_cores
     from qb_cluster.nodes.environment import own_gpu
+    from qb_cluster.nodes.self_description import describe_this_node
 
+    labels = describe_this_node().labels
     cores = len(available_cores())
     devices = [device for device in spec.devices if device.ssh is None]
     with_gpu = [device for device in devices if device.gpus]
     # Nodes make the artifacts of what is none, and of nodes with a runtime alone.
-    on_nodes = [*devices, *(device.host for device in spec.devices if device.host != device)]
+    on_nodes = [*devices, *(device.host for device in spec.devices if not device.prepares)]
     threads = [device.threads for device in on_nodes] or [1]
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
@@ -152,9 +154,10 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
         from qb_cluster.worker import Owner
 
         gpus = 0 if own_gpu() is None else 1
-        _refuse(unmet(spec.devices, [NodeFacts("this machine", cores, gpus=gpus)]))
+        _refuse(unmet(spec.devices, [NodeFacts("this machine", cores, labels, gpus)]))
         owner = Owner(uuid.uuid4().hex, who)
-        return InlinePool(folder.artifacts, max(threads), boards, owner, gpus=bool(with_gpu))
+        own = folder.artifacts, max(threads), boards, owner
+        return InlinePool(*own, gpus=bool(with_gpu), labels=labels)
     from qb_cluster.dispatch.ray_pool import RayPool
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -176,6 +179,7 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
             code=code,
             allow_unauthenticated=target.allow_unauthenticated,
             devices=on_nodes,
+            labels=labels,
         )
     try:
         _refuse(unmet(spec.devices, pool.nodes()))

@@ -164,6 +164,8 @@ def _fragment(value: Content | Calibration | Measure | None) -> str:
     if value is None:
         return "null"
     plain = asdict(value)
+    if isinstance(value, Content) and value.runtime is None:
+        del plain["runtime"]  # keys of what knows of none are older than this field
     if isinstance(value, Measure):
         del plain["metric"], plain["latency"]  # one is in the content, the other for timed cells
     return json.dumps(plain, sort_keys=True)

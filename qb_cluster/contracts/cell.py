@@ -68,10 +68,14 @@ class Device:
     prepared_on: tuple[tuple[str, str], ...] = ()
 
     @property
+    def prepares(self) -> bool:
+        """Whether its artifacts are made on it; elsewhere it has a runtime alone."""
+        return self.ssh is None and not self.prepared_on
+
+    @property
     def host(self) -> "Device":
         """Where its artifacts are made; itself, if it makes them."""
-        is_runtime_alone = self.ssh or self.prepared_on
-        return Device(labels=self.prepared_on) if is_runtime_alone else self
+        return self if self.prepares else Device(labels=self.prepared_on)
 
     @property
     def label(self) -> str:

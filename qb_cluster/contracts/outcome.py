@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.backend import ArtifactFacts
 from qb_cluster.contracts.cell import Status
 
-Stage = Literal["content", "prepare", "quality", "latency"]
+Stage = Literal["content", "runtime", "prepare", "quality", "latency"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,15 @@ class Content:
         dataset: ids and arrays of both parts, so the preprocessing too.
         backend: the plug-in's code and the versions of what it stands on.
         metric: its code.
+        runtime: name and version of what runs its artifacts, where that is apart from what made
+            them: on a board, say. ``None`` elsewhere, where the backend's digest tells.
     """
 
     model: str
     dataset: str
     backend: str
     metric: str
+    runtime: str | None = None
 
     def changes(self, before: "Content") -> list[str]:
         """Name what differs."""

@@ -11,8 +11,9 @@ class Task:
     """One stage of one cell, with what earlier stages left for it.
 
     Attributes:
-        stage: ``content`` only digests what a baseline names, to see whether it is still the same;
-            ``prepare`` makes the artifact where the converters are, for a board to run.
+        stage: ``content`` only digests what a baseline names, to see whether it is still the same,
+            and ``runtime`` asks a device apart from its converters what runs artifacts there;
+            ``prepare`` makes the artifact where the converters are, for such a device to run.
         attempt: 1 for the first try.
         cores: the cores it may use; as many as the device has threads.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.

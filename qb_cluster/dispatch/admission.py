@@ -163,7 +163,7 @@ class Admission:
         Whether timings still stand is asked when it has ended, and its end tells nothing of that.
         """
         device = job.cell.device
-        if device.host == device or self._hardware(device):
+        if device.prepares or self._hardware(device):
             self._queue(job)
         else:
             self._unknown.setdefault(device, []).append(job)

@@ -13,10 +13,11 @@ from functools import partial
 from qb_cluster.contracts import SshBoard, Task
 from qb_cluster.dispatch.board_survey import waiting_for
 from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
+from qb_cluster.dispatch.pool import ASK_AGAIN_S
 from qb_cluster.errors import BoardCrashedError, BoardLostError, BoardUnreachableError
 from qb_cluster.nodes.cores import THREAD_VARIABLES, available_cores
 from qb_cluster.nodes.environment import fingerprint, own_gpu
-from qb_cluster.worker import ASK_AGAIN_S, Owner, Worker
+from qb_cluster.worker import Owner, Worker
 
 NAME = "inline"
 WITH_GPU = "inline with GPU"
@@ -31,10 +32,13 @@ class InlinePool:
         boards: boards to use, with the module that each starts with.
         owner: whose they are meanwhile.
         gpus: whether this process may see any.
+        labels: what this machine is.
 
     Raises:
         NodeConfigError: the file of this machine's owner is wrong.
     """
+
+    can_kill = False
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class InlinePool:
         owner: Owner | None = None,
         *,
         gpus: bool = True,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
@@ -51,13 +56,14 @@ class InlinePool:
         if not gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
         owner = owner or Owner("", "")
+        self._labels = dict(labels or {})
         own = Worker(artifacts)
         self._workers = {NAME: own, WITH_GPU: own}
         self._calls: deque[tuple[str, tuple[Task, ...]]] = deque()
         self._is_announced = False
         self._boards = dict(boards or {})
         self._with_board = partial(Worker, artifacts, owner=owner)
-        self._absent = list(self._boards)
+        self._absent = {board: self._with_board(board=board) for board in self._boards}
         self._names: dict[str, SshBoard] = {}
         self._started = 0
 
@@ -66,7 +72,7 @@ class InlinePool:
         self._calls.append((worker, tasks))
 
     def kill(self, worker: str) -> None:
-        """Do nothing: by the time anybody asks, the stage has ended."""
+        """Do nothing: nobody asks, since ``can_kill`` is False."""
         del worker
 
     def wait(self, timeout_s: float | None) -> list[Event]:
@@ -88,7 +94,7 @@ class InlinePool:
     def close(self) -> None:
         """Forget what was not run, and give boards back."""
         self._calls.clear()
-        for worker in self._workers.values():
+        for worker in (*self._workers.values(), *self._absent.values()):
             worker.leave()
 
     def _run(self, name: str, tasks: tuple[Task, ...]) -> list[Event]:
@@ -103,8 +109,7 @@ class InlinePool:
         worker.leave()
         self._calls = deque(call for call in self._calls if call[0] != name)  # lost with it
         if name in self._names:
-            self._absent.append(self._names.pop(name))
-            del self._workers[name]
+            self._absent[self._names.pop(name)] = self._workers.pop(name)
             return [WorkerLost(name, cause, message)]
         # An interpreter of its own died here: this worker itself lives on.
         return [WorkerLost(name, cause, message), *(up for up in self._own() if up.worker == name)]
@@ -112,15 +117,14 @@ class InlinePool:
     def _own(self) -> list[WorkerUp]:
         """Give the worker that is here, and once more with the GPU, where there is one."""
         cores = available_cores()
-        ups = [WorkerUp(NAME, NAME, cores, fingerprint=fingerprint())]
+        ups = [WorkerUp(NAME, NAME, cores, self._labels, fingerprint())]
         if own_gpu() is not None:
-            ups.append(WorkerUp(WITH_GPU, NAME, cores, fingerprint=fingerprint(1), gpus=1))
+            ups.append(WorkerUp(WITH_GPU, NAME, cores, self._labels, fingerprint(1), gpus=1))
         return ups
 
     def _greet(self) -> list[Event]:
         events: list[Event] = []
-        for board in list(self._absent):
-            worker = self._with_board(board=board)
+        for board, worker in list(self._absent.items()):
             try:
                 arrival = worker.arrive(self._boards[board])
             except (BoardLostError, BoardCrashedError, BoardUnreachableError) as error:
@@ -131,7 +135,7 @@ class InlinePool:
                 continue
             self._started += 1
             name = f"board-{self._started}"
-            self._absent.remove(board)
+            del self._absent[board]
             self._workers[name], self._names[name] = worker, board
             cores, hardware = arrival.cores, arrival.fingerprint
             events.append(WorkerUp(name, name, cores, fingerprint=hardware, board=board))

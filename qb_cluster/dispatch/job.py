@@ -6,6 +6,7 @@ from typing import Final, NamedTuple, Self
 
 from qb_cluster.contracts import (
     Cell,
+    Content,
     Device,
     FinishedCell,
     Outcome,
@@ -43,6 +44,7 @@ class Job:
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: the cell's own quality outcome, before its latency stage.
         prepared: how the cell's own prepare stage ended, before a quality stage somewhere else.
+        content: what its content stage found, before a runtime stage somewhere else.
     """
 
     cell: Cell
@@ -55,12 +57,12 @@ class Job:
     baseline: QualityResult | None = None
     quality: Outcome | None = None
     prepared: Outcome | None = None
+    content: Content | None = None
 
     @classmethod
     def first(cls, cell: Cell, baseline: QualityResult | None = None) -> Self:
         """Give the first stage of a cell."""
-        is_apart = cell.device.host != cell.device
-        return cls(cell, "prepare" if is_apart else "quality", baseline=baseline)
+        return cls(cell, "quality" if cell.device.prepares else "prepare", baseline=baseline)
 
     @property
     def device(self) -> Device:

@@ -1,13 +1,20 @@
 """The contract between the driver and whatever runs its workers."""
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from qb_cluster.contracts import Task
 from qb_cluster.dispatch.events import Event
 
+ASK_AGAIN_S: Final = 2.0
+"""How often somebody is asked again who has a board, or did not answer."""
+
 
 class Pool(Protocol):
     """Workers that come and go. Used from one thread."""
+
+    @property
+    def can_kill(self) -> bool:
+        """Whether it can end a stage that runs, so that deadlines have a sense."""
 
     def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
         """Hand a call to a worker, which takes it up after those it has."""

@@ -56,6 +56,7 @@ class RayCluster:
         cores: the most cores to use on a node; ``None`` is all that it has.
         code: a zip that workers import from, and run in the folder of; see ``shipped_code``.
         allow_unauthenticated: whether to use a cluster that others can reach and run code on.
+        labels: what this machine is, for a Ray of our own.
 
     Raises:
         PoolError: Ray does not start, or the cluster cannot be reached, is of other versions, is
@@ -69,6 +70,7 @@ class RayCluster:
         *,
         code: Path | None = None,
         allow_unauthenticated: bool = False,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         for name, value in _RAY_SETTINGS.items():
             os.environ.setdefault(name, value)
@@ -80,7 +82,9 @@ class RayCluster:
         self._cores = cores
         self.is_own = address is None
         self._auth_mode = os.environ.get(ray_access.AUTH_MODE)
-        own = {"num_cpus": cores, "include_dashboard": False} if self.is_own else {}
+        own: dict[str, Any] = {}
+        if self.is_own:
+            own = {"num_cpus": cores, "include_dashboard": False, "labels": dict(labels or {})}
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             if address is None:
@@ -139,6 +143,7 @@ class RayCluster:
         gpus: int = 0,
         *,
         has_lock: bool = False,
+        variables: Mapping[str, str] | None = None,
     ) -> Any:
         """Start an actor on a node, and only there; gives its handle.
 
@@ -153,10 +158,11 @@ class RayCluster:
             cores: cores that are its own.
             gpus: GPUs that are its own; it sees no others.
             has_lock: whether the node's lock is its own; until it is, the actor does not start.
+            variables: more of its environment.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        environment = dict.fromkeys(THREAD_VARIABLES, str(threads))
+        environment = dict(variables or {}) | dict.fromkeys(THREAD_VARIABLES, str(threads))
         # Inductor compiles in a pool of processes of its own otherwise, beside what is timed.
         environment["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, whom we ask about them

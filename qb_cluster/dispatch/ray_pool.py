@@ -48,6 +48,7 @@ HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
 MOST_FAILED_STARTS = 3
 IDLE_S = 10.0  # how long a node may be idle while we wait for another one
 TIDY_S = 2.0
+_KEYS_AT = "SSH_AUTH_SOCK"  # where SSH finds the agent that has the user's keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,10 +74,13 @@ class RayPool:
         code: what workers import and are started in, see ``RayCluster``.
         allow_unauthenticated: see ``RayCluster``.
         devices: what nodes have to be to be used; none takes all.
+        labels: what this machine is, for a Ray of our own.
 
     Raises:
         PoolError: Ray does not start, or the cluster cannot be reached or is refused.
     """
+
+    can_kill = True
 
     def __init__(
         self,
@@ -96,9 +100,14 @@ class RayPool:
         code: Path | None = None,
         allow_unauthenticated: bool = False,
         devices: Sequence[Device] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self._cluster = RayCluster(
-            address, cores, code=code, allow_unauthenticated=allow_unauthenticated
+            address,
+            cores,
+            code=code,
+            allow_unauthenticated=allow_unauthenticated,
+            labels=labels,
         )
         import ray
 
@@ -328,14 +337,19 @@ class RayPool:
         worker = f"worker-{self._started}"
         log = self._logs / f"{worker}.{os.getpid()}.log"
         make, cores = self._make_runner, self._threads
+        variables = {}
         if board is not None:  # what it does here takes no core to speak of
             make, cores = partial(Worker, board=board, owner=self._owner), 0
+            # Ray may have been started in another session than ours.
+            variables = {_KEYS_AT: agent} if (agent := os.environ.get(_KEYS_AT)) else {}
         if gpus:  # to Ray; the scheduler shares out the cores among a node's workers
             cores = 0
         packed, runtime = pack([make]), self._boards[board] if board else ""
         arguments = (packed, self._artifacts, str(log), self._import_paths, runtime, gpus)
         shares = self._threads, cores, gpus
-        handle = self._cluster.start_actor(WorkerProcess, arguments, node, *shares)
+        handle = self._cluster.start_actor(
+            WorkerProcess, arguments, node, *shares, variables=variables
+        )
         calls = deque([handle.hello.remote()])
         self._actors[worker] = RayWorker(node, handle, log, calls, board=board, gpus=gpus)
 

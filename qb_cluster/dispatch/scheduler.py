@@ -10,8 +10,6 @@ before the first is over, so that no worker waits for the driver. Whom a dead ca
 is unknown where there were several: each is tried again in a call of its own, uncounted.
 """
 
-import heapq
-import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,6 +19,7 @@ from typing import Final
 from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome, SshBoard
 from qb_cluster.dispatch.admission import Admission, Past
 from qb_cluster.dispatch.crew import CALLS_IN_HAND, Call, Node, Worker
+from qb_cluster.dispatch.deadlines import Deadlines
 from qb_cluster.dispatch.events import (
     Action,
     BoardGivenUp,
@@ -60,8 +59,7 @@ class Scheduler:
         self._admission = Admission(past or Past(), self._queue.put, self._hardware)
         self._workers: dict[str, Worker] = {}
         self._eager: dict[str, Worker] = {}  # those that could take another call
-        self._deadlines: list[tuple[float, int, Worker, Call]] = []  # a heap, stale ones too
-        self._armed = itertools.count()
+        self._deadlines = Deadlines()
         self._nodes: dict[str, Node] = {}
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
         self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
@@ -79,16 +77,12 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """Give the time at which a ``Tick`` is due; ``None`` while nothing runs."""
-        while self._deadlines:
-            deadline, _, worker, call = self._deadlines[0]
-            if (
-                self._workers.get(worker.name) is worker
-                and worker.calls
-                and worker.calls[0] is call
-            ):
-                return deadline
-            heapq.heappop(self._deadlines)  # it is over
-        return None
+        due = self._deadlines.next()
+        return None if due is None else due[0]
+
+    def forgo_deadlines(self) -> None:
+        """Let every stage run as long as it takes: nobody can end one. Before anything starts."""
+        self._deadlines.are_kept = False
 
     def stranded(self) -> dict[Device, int]:
         """Count the jobs that wait for a device that no node serves now."""
@@ -183,7 +177,7 @@ class Scheduler:
             return []
         self._free(worker, worker.calls.popleft())
         if worker.calls:
-            self._arm(worker, now)
+            self._deadlines.begin(worker, now)
         if worker.is_eager:
             self._eager[worker.name] = worker
         self._learn_pace(jobs, event.outcomes)
@@ -208,8 +202,8 @@ class Scheduler:
 
     def _expire(self, now: float) -> list[Action]:
         actions: list[Action] = []
-        while (due := self.next_deadline()) is not None and due <= now:
-            worker = heapq.heappop(self._deadlines)[2]
+        while (due := self._deadlines.next()) is not None and due[0] <= now:
+            worker = due[1]
             actions.append(Kill(worker.name))
             first = self._dismiss(worker)
             if len(first) > 1:
@@ -258,8 +252,8 @@ class Scheduler:
         if outcome.status == "oom" and (again := job.after("oom", outcome.error or "")):
             self._queue.put(again)
             return []
-        if job.stage == "content":
-            return self._admission.content_known(cell, outcome.content, outcome.error)
+        if job.stage in {"content", "runtime"}:
+            return self._content_ended(job, outcome)
         if job.stage == "prepare" and outcome.status == "ok":
             self._queue.put(job.then(outcome))
             return []
@@ -276,9 +270,19 @@ class Scheduler:
         known = replace(outcome, predictions=None) if cell.is_timed else outcome
         return actions + self._admission.quality_known(cell, known, job.attempt, job.baseline)
 
+    def _content_ended(self, job: Job, outcome: Outcome) -> list[Action]:
+        """Go on with what a baseline's names stand for: with its runtime, where that is apart."""
+        cell, content = job.cell, outcome.content
+        if job.stage == "content" and content is not None and not cell.device.prepares:
+            self._queue.put(Job(cell, "runtime", content=content))
+            return []
+        if job.content is not None and outcome.status == "ok":
+            content = replace(job.content, runtime=outcome.values["runtime"])
+        return self._admission.content_known(cell, content, outcome.error)
+
     def _give_up(self, job: Job, ended: FinishedCell) -> list[Action]:
         """A stage ended for good: well, badly, or never."""
-        if job.stage == "content":
+        if job.stage in {"content", "runtime"}:
             return self._admission.content_known(job.cell, None, ended.error)
         actions: list[Action] = [Finish(ended)]
         if job.stage != "latency":
@@ -307,7 +311,7 @@ class Scheduler:
                 worker.calls.append(call)
                 if len(worker.calls) == 1:
                     worker.node.busy += 1
-                    self._arm(worker, now)
+                    self._deadlines.begin(worker, now)
                 self._in_hand += len(call.jobs)
                 tasks = tuple(job.task(call.cores) for job in call.jobs)
                 actions.append(Start(worker.name, tasks))
@@ -384,12 +388,6 @@ class Scheduler:
     def _open(self) -> int:
         """Jobs that wait or run, and cells that wait for their baseline."""
         return len(self._queue) + self._in_hand + self._admission.waiting
-
-    def _arm(self, worker: Worker, now: float) -> None:
-        """Begin the time of the call that is first in a worker's hand."""
-        call = worker.calls[0]
-        deadline = now + min(job.cell.timeout_s for job in call.jobs)
-        heapq.heappush(self._deadlines, (deadline, next(self._armed), worker, call))
 
     def _free(self, worker: Worker, call: Call) -> None:
         """Give back what a call had, unless its worker has another in hand."""

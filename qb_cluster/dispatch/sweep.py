@@ -108,6 +108,8 @@ class Sweep:
             self._act(self._scheduler.on(Tick(), time.monotonic()))
             if not self._scheduler.is_done:
                 self._pool = self._make_pool()
+                if not self._pool.can_kill:
+                    self._scheduler.forgo_deadlines()
                 with _seldom_collected():
                     self._loop(self._pool)
         finally:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from qb_cluster.contracts import Outcome, Task
 from qb_cluster.dispatch.last_words import crash_file
 from qb_cluster.dispatch.packing import pack, unpack
-from qb_cluster.worker import ASK_AGAIN_S
+from qb_cluster.dispatch.pool import ASK_AGAIN_S
 
 _MOST_LOG_BYTES = 4_000_000
 
@@ -113,8 +113,8 @@ class WorkerProcess:
 
     def tidy(self) -> None:
         """Give back what a worker that ends well has taken, and remove its files."""
-        if self._runtime:
-            self._runner.leave()
+        if (leave := getattr(self._runner, "leave", None)) is not None:
+            leave()
         self._log.unlink(missing_ok=True)
         crash_file(self._log).unlink(missing_ok=True)
 

@@ -150,7 +150,7 @@ def _groups(spec: SweepSpec) -> Iterator[_Group]:
                     is_meant = not device.backends or backend.ref.label in device.backends
                     if in_group.products and is_meant:
                         is_board = device.ssh is not None
-                        simulates = device.host == device
+                        simulates = device.prepares
                         doing = on_gpu(backend) if device.gpus else backend
                         refusal = _refusal(backend, model, kind, is_board)
                         if doing is None:

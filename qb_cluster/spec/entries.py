@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme, SshBoard
 from qb_cluster.errors import PlugInError
-from qb_cluster.spec.device_keys import ACCELERATOR, DEVICES, DeviceKeys, unknown_device
+from qb_cluster.spec.device_keys import ACCELERATOR, DEVICES, DeviceKeys, SshKeys, unknown_device
 from qb_cluster.spec.document import Document, Location, Problem
 from qb_cluster.spec.schema import NamedKeys, label_for
 from qb_cluster.spec.sweep import (
@@ -152,10 +152,19 @@ def _device(written: DeviceKeys) -> Device:
         written.threads,
         tuple(sorted(labels.items())),
         tuple(written.backends),
-        None if written.ssh is None else SshBoard(**written.ssh.model_dump()),
+        None if written.ssh is None else _board(written.ssh),
         gpus,
         tuple(sorted(written.prepared_on.items())),
     )
+
+
+def _board(written: SshKeys) -> SshBoard:
+    """Take the files of this machine by their whole paths: a worker has a folder of its own."""
+    files = {
+        name: str(Path(path).expanduser().absolute()) if path else ""
+        for name, path in {"known_hosts": written.known_hosts, "key": written.key}.items()
+    }
+    return SshBoard(**written.model_dump() | files)
 
 
 def _checked_ref(kind: plugins.Kind, written: str | NamedKeys) -> Ref:

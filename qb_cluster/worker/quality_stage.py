@@ -2,21 +2,25 @@
 
 import functools
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.catalog import plugins
+from qb_cluster.catalog.content import FLOAT, cell_key
 from qb_cluster.contracts import (
     Calibration,
     Cell,
+    Content,
     LayerSensitivity,
     QualityResult,
     Quantization,
     Task,
 )
 from qb_cluster.errors import (
+    CellError,
     KernelMismatchError,
     NonFiniteError,
     NotAppliedError,
@@ -28,7 +32,7 @@ from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.prepare_stage import Made, made_before, make, reference_outputs
 from qb_cluster.worker.reference import twin_name
-from qb_cluster.worker.site import Site
+from qb_cluster.worker.site import Site, runtime_of
 from qb_cluster.worker.stage import Loaded, StageResult
 
 MOST_KEPT_BYTES = 16 * 2**20  # of a quantized cell's outputs; a baseline's are needed whole
@@ -60,11 +64,11 @@ def run_quality(
     with site.pinned(task.cores):
         values["threads"] = cell.device.threads
         values["affinity"] = ",".join(str(core) for core in task.cores)
-        values["runtime"] = site.runtime(loaded.backend)
         made = made_before(task, loaded, artifacts, cache, values) or make(
             task, loaded, artifacts, cache, values
         )
-        preparation = made.preparation
+        values["runtime"] = runtime_of(cell, loaded.backend, site)
+        content = _checked_content(task, made.preparation.content, values)
         started = time.perf_counter_ns()
         executable = site.open(made.artifact, loaded, cell.device.threads, task.cores)
         values["open_ns"] = time.perf_counter_ns() - started
@@ -95,10 +99,32 @@ def run_quality(
         "batch_size": measure.batch_size,
     }
     return StageResult(
-        QualityResult(made.ref, digest, preparation.content if cell.is_baseline else None),
+        QualityResult(made.ref, digest, content if cell.is_baseline else None),
         predictions=comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
         layers=layers,
     )
+
+
+def _checked_content(task: Task, content: Content, values: dict[str, Any]) -> Content:
+    """Add the runtime to what a baseline stands for; see that a quantized cell has the same.
+
+    Raises:
+        CellError: its float baseline ran on another runtime.
+    """
+    cell, runtime = task.cell, values["runtime"]
+    before = None if task.baseline is None else task.baseline.content
+    if before is not None and cell.execution == "native" and before.runtime != runtime:
+        here, there = (name or "the node's own libraries" for name in (runtime, before.runtime))
+        raise CellError(
+            f"device '{cell.device.name}' runs this on {here}, and ran the float baseline on "
+            f"{there}: what differs would not be the quantization's alone; give nodes with other "
+            "runtimes devices of their own, or run the sweep again, which notices an upgrade"
+        )
+    if runtime is None or not cell.is_baseline:
+        return content
+    content = replace(content, runtime=runtime)
+    values["content_key"] = cell_key(cell, content, FLOAT, None)
+    return content
 
 
 def _asked(cell: Cell) -> Quantization:

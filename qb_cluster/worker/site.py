@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from qb_cluster.boards.board import Board, Timing
-from qb_cluster.contracts import Arrays, Artifact, Backend, Executable, Latency, SshBoard
+from qb_cluster.contracts import Arrays, Artifact, Backend, Cell, Executable, Latency, SshBoard
 from qb_cluster.errors import BoardLostError, UnsupportedError
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes import environment
@@ -16,8 +16,6 @@ from qb_cluster.nodes.accelerators import foreign_processes
 from qb_cluster.nodes.cores import normal_niceness, pinned
 from qb_cluster.nodes.load import Load
 from qb_cluster.worker.stage import Loaded
-
-ASK_AGAIN_S: Final = 2.0
 
 
 class Site(Protocol):
@@ -87,7 +85,7 @@ class Here:
         return environment.fingerprint(self._gpus)
 
     def runtime(self, backend: Backend) -> str | None:  # noqa: ARG002  the protocol's
-        """Leave it to the libraries of the environment."""
+        """Leave it to the backend's digest, which counts what is installed in this Python."""
         return None
 
     def open(
@@ -143,6 +141,20 @@ class Here:
         )
 
 
+def runtime_of(cell: Cell, backend: Backend, site: Site) -> str | None:
+    """Name what runs a cell's artifact, and its version, where that is apart from what made it.
+
+    On a node with a runtime alone it is all of the backend that is installed there.
+
+    Raises what ``Site.runtime`` does.
+    """
+    named = site.runtime(backend)
+    if named is not None or cell.device.prepares:
+        return named
+    versions = {name: environment.version_of(name) for name in backend.distributions}
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+
+
 def _stopwatches(example: Arrays, *executables: Executable) -> tuple[Callable[[], int], ...] | None:
     """Give functions that run once and give their nanoseconds; ``None`` if any has none."""
     makers = [getattr(executable, "stopwatch", None) for executable in executables]
@@ -192,20 +204,26 @@ class Elsewhere:
         self._owner = owner
         self._runtime = ""
         self._board: Board | None = None
+        self._is_spent = False  # the next artifact takes another agent
+        self._asking: tuple[str, Board] | None = None  # runtime and agent, while others have it
 
     def pinned(self, cores: Sequence[int]) -> Any:  # noqa: ARG002  the agent pins itself
         """Leave this process as it is."""
         return _as_it_is()
 
     def describe(self, backend: Backend) -> dict[str, Any]:
-        """Describe the board, and what runs artifacts on it."""
+        """Describe the board, or this machine, and the libraries that have to do with artifacts.
+
+        Another Python of this machine runs what was made in this one; a board, what was made
+        somewhere else.
+        """
         facts = self.connect(backend).facts
+        of_this_python = () if isinstance(self._where, SshBoard) else backend.distributions
         libraries = {
+            **{name: environment.version_of(name) for name in ("qb-cluster", *of_this_python)},
             "numpy": facts["numpy"],
             facts["runtime"]: facts["runtime_version"] or None,
-            **{name: environment.version_of(name) for name in ("qb-cluster", *backend.distributions)
-               if name not in {facts["runtime"], "numpy"}},
-        }  # fmt: skip
+        }
         return {**facts["machine"], "python": facts["python"], "libraries": libraries}
 
     def fingerprint(self, backend: Backend) -> str:
@@ -229,7 +247,7 @@ class Elsewhere:
         try:
             return self.connect(loaded.backend).open(artifact, threads, cores)
         except (UnsupportedError, ValueError):
-            self.close()  # tflite-runtime is known to fall over some time after a failed load
+            self._is_spent = True  # tflite-runtime is known to fall over some time after this
             raise
 
     def time(
@@ -247,11 +265,12 @@ class Elsewhere:
         return board.time(baseline, quantized, example, settings, threads, cores)
 
     def connect(self, backend: Backend) -> Board:
-        """Give the agent that has a backend's runtime; waits while others have the board.
+        """Give the agent that has a backend's runtime.
 
         Raises:
             UnsupportedError: the backend has no runtime that can be shipped.
-            BoardError, BoardLostError, BoardCrashedError: see ``boards.board``.
+            BoardLostError: or others have taken the board meanwhile.
+            BoardError, BoardCrashedError: see ``boards.board``.
         """
         runtime: str | None = getattr(backend, "board_runtime", None)
         if runtime is None:
@@ -259,32 +278,51 @@ class Elsewhere:
                 f"{backend.name} has no runtime for boards and other Pythons; take it out of the "
                 "device's backends, or install qb-cluster in the Python that the node's file names"
             )
-        while (holder := self.arrive(runtime)) is not None:
-            del holder
-            time.sleep(ASK_AGAIN_S)
+        if (holder := self.arrive(runtime)) is not None:
+            raise BoardLostError(f"board '{self._name}' was lost, and now {holder} has it")
         assert self._board is not None
         return self._board
 
     def arrive(self, runtime: str) -> str | None:
         """Start the agent and take the board, without waiting; gives who has it, or ``None``.
 
+        While others have it the agent stays there, for the next time that it is asked for.
+
         Raises:
             BoardError, BoardLostError, BoardCrashedError: see ``boards.board``.
         """
-        if self._board is not None and runtime == self._runtime:
+        if self._board is not None and runtime == self._runtime and not self._is_spent:
             return None
-        self.close()
-        board = Board.connect(self._where, runtime, self._owner.run, self._owner.who)
         try:
-            holder = board.lock() if isinstance(self._where, SshBoard) else None
+            agent = self._ask(runtime)
+            holder = agent.lock() if isinstance(self._where, SshBoard) else None
+            if holder is not None and self._board is not None:  # it may be we: not all can tell
+                self._board.close()
+                self._board = None
+                holder = agent.lock()
         except BaseException:
-            board.close()
+            self.close()
             raise
         if holder is not None:
-            board.close()
             return holder
-        self._board, self._runtime = board, runtime
+        if self._board is not None:  # not before, or others might take the board in between
+            self._board.close()
+        self._board, self._runtime, self._is_spent, self._asking = agent, runtime, False, None
         return None
+
+    def _ask(self, runtime: str) -> Board:
+        """Give an agent that has not taken the board: one that waits already, or a new one."""
+        if self._asking is not None and self._asking[0] == runtime:
+            return self._asking[1]
+        agent = Board.connect(self._where, runtime, self._owner.run, self._owner.who)
+        if self._asking is not None:
+            self._asking[1].close()
+        self._asking = runtime, agent
+        return agent
+
+    @property
+    def _name(self) -> str:
+        return str(getattr(self._where, "host", self._where))
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -294,14 +332,15 @@ class Elsewhere:
             BoardLostError: it has not arrived.
         """
         if self._board is None:
-            raise BoardLostError(f"board '{self._where}': nobody is connected to it")
+            raise BoardLostError(f"board '{self._name}': nobody is connected to it")
         return self._board.facts
 
     def close(self) -> None:
         """End the agent; the next that is asked for starts another one."""
-        if self._board is not None:
-            self._board.close()
-            self._board = None
+        for agent in (self._board, self._asking and self._asking[1]):
+            if agent is not None:
+                agent.close()
+        self._board = self._asking = None
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -30,7 +30,7 @@ from qb_cluster.worker.keeper import Keeper, load_kept_dataset, load_kept_model
 from qb_cluster.worker.latency_stage import run_latency
 from qb_cluster.worker.prepare_stage import run_prepare
 from qb_cluster.worker.quality_stage import run_quality
-from qb_cluster.worker.site import Elsewhere, Here, Owner, Site
+from qb_cluster.worker.site import Elsewhere, Here, Owner, Site, runtime_of
 from qb_cluster.worker.stage import Loaded, StageResult
 
 REUSED: Final = ("model", "dataset", "baseline", "artifact", "twin")
@@ -159,10 +159,14 @@ class Worker:
         )
 
     def _run(self, task: Task, values: dict[str, Any]) -> StageResult:
+        site = self._site(task)
+        if task.stage == "runtime":
+            values["runtime"] = runtime_of(task.cell, self._backend(task), site)
+            return StageResult()
         loaded = self._load(task)
         if task.stage == "content":
-            return StageResult(content=loaded.content())
-        site = self._site(task)
+            runtime = site.runtime(loaded.backend)
+            return StageResult(content=replace(loaded.content(), runtime=runtime))
         values["accelerator"] = site.accelerator
         if task.stage == "latency":
             return run_latency(task, loaded, self._artifacts, site, values)
@@ -227,16 +231,18 @@ class Worker:
         """Give the place that runs the task's artifact."""
         if task.cell.device.gpus:
             return self._at_gpu
-        if task.stage in {"content", "prepare"} or task.cell.execution == "simulated":
+        is_on_host = task.stage in {"content", "prepare"} and not task.cell.device.prepares
+        if is_on_host or task.cell.execution == "simulated":
             return self._here
         if self._board is not None:
             return self._board
         return self._pythons.get(self._backend(task).name, self._here)
 
     def _environment(self, task: Task) -> dict[str, Any]:
-        """Describe where the task ran, as far as that is known by now."""
+        """Describe where the task ran, as far as that is known by now, and what prepared it."""
+        made_in = {} if task.prepared is None else {"prepared": task.prepared.environment}
         try:
-            return self._site(task).describe(self._backend(task))
+            return self._site(task).describe(self._backend(task)) | made_in
         except CellError:  # the outcome says so already
             return environment.describe(())
         except BoardError:

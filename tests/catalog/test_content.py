@@ -98,7 +98,7 @@ def test_nothing_else_changes_it(what):
     assert key(DOES_NOT[what]) == key()
 
 
-@pytest.mark.parametrize("what", ["model", "dataset", "backend", "metric"])
+@pytest.mark.parametrize("what", ["model", "dataset", "backend", "metric", "runtime"])
 def test_content_changes_the_key(what):
     assert key(known=replace(KNOWN, **{what: "other"})) != key()
 

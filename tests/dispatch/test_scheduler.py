@@ -1,6 +1,7 @@
 import itertools
 import random
 from collections import Counter, deque
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -112,7 +113,7 @@ class Bench:
         for ended in self.finished:
             hardware = self.up.get("fingerprint") if ended.cell.is_timed else None
             if ended.status == "ok":
-                keys[ended.cell.cell_id] = key_of(ended.cell, CONTENT, hardware)
+                keys[ended.cell.cell_id] = key_of(ended.cell, self.content, hardware)
         kept = {k.outcome.cell_id: (k.outcome, k.attempt) for k in self.kept}
         return Past(self.statuses(), kept, keys, key_of, **options)
 
@@ -737,9 +738,56 @@ def test_the_content_of_a_board_s_baseline_is_looked_at_by_a_node():
     assert [device.ssh for device in again.scheduler.stranded()] == [BOARD]
     again.bring_up("board", board=BOARD)
     assert where(again) == {"content": "w0"}
+    again.end("w0")
+    assert where(again) == {"runtime": "w1"}
     again.run_down()
     assert again.scheduler.is_done
     assert not again.finished
+
+
+def test_a_board_with_another_runtime_runs_all_its_cells_again_and_the_user_is_told():
+    first = Bench(group("a", ssh=BOARD), workers=1, fingerprint="h")
+    first.content = replace(CONTENT, runtime="tflite-runtime 2.13.0")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
+    again.content = replace(CONTENT, runtime="tflite-runtime 2.14.0")
+    again.bring_up("board", board=BOARD)
+    again.run_down()
+    stages = Counter(task.stage for task in again.started)
+    assert stages == {"content": 1, "runtime": 1, "prepare": 4, "quality": 4, "latency": 4}
+    assert "runtime changed since its rows were written" in again.notices[0]
+
+
+@pytest.mark.parametrize("how", ["failed", "lost"])
+def test_rows_stay_where_a_board_does_not_say_its_runtime_and_the_user_is_told(how):
+    first = Bench(group("a", quantized=0, ssh=BOARD), workers=1, fingerprint="h")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    again = Bench(group("a", quantized=0, ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
+    board = again.bring_up("board", board=BOARD)
+    again.end("w0")
+    if how == "failed":
+        again.end(board, "failed")
+    for _ in range(4 if how == "lost" else 0):
+        again.running.pop(board)
+        again.take(WorkerLost(board, "node_lost", "gone", ""))
+        board = again.bring_up("board", board=BOARD)
+    assert again.scheduler.is_done
+    assert "cannot be checked" in again.notices[0]
+    assert not again.finished
+
+
+def test_where_nobody_can_end_a_stage_none_is_given_up_for_its_time():
+    bench = Bench(group("a", quantized=0, is_timed=False), workers=0)
+    bench.scheduler.forgo_deadlines()
+    bench.bring_up()
+    assert bench.scheduler.next_deadline() is not None, "it runs"
+    bench.now = 1e9
+    bench.take(Tick())
+    bench.run_down()
+    assert set(bench.statuses().values()) == {"ok"}
+    assert bench.scheduler.next_deadline() is None
 
 
 def test_a_board_that_is_another_machine_now_times_its_cells_again():
@@ -749,7 +797,8 @@ def test_a_board_that_is_another_machine_now_times_its_cells_again():
     again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
     again.bring_up("board", board=BOARD, fingerprint="other")
     again.run_down()
-    assert Counter(task.stage for task in again.started) == {"content": 1, "latency": 4}
+    stages = Counter(task.stage for task in again.started)
+    assert stages == {"content": 1, "runtime": 1, "latency": 4}
 
 
 def test_cells_without_a_gpu_are_stranded_where_all_workers_have_one():

@@ -76,6 +76,10 @@ def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, 
     assert set(on_boards["runtime"]) == {f"numpy {np.__version__}"}
     assert on_boards["latency_median_ns"].notna().all()
     assert on_boards["host"].notna().all()
+    texts = pd.read_parquet(place.folder / "out" / "environments")["environment_json"]
+    there = [json.loads(text) for text in texts if "prepared" in text]
+    assert {name for one in there for name in one["libraries"]} == {"qb-cluster", "numpy"}
+    assert all(one["prepared"]["libraries"]["numpy"] == np.__version__ for one in there)
     # The second board takes what was made for the first: once a sweep, wherever it runs.
     assert place.qb("report", "out").returncode == 0
     agreement = pd.read_parquet(place.folder / "out" / "report" / "agreement.parquet")
@@ -84,6 +88,25 @@ def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, 
     assert {"cpu", "alpha", "beta"} == set(
         pd.read_parquet(place.folder / "out" / "report" / "devices.parquet")["device"]
     )
+
+
+def test_a_board_that_was_upgraded_runs_its_cells_again_and_no_others(place, boards):
+    def run(python):
+        board = dataclasses.replace(boards[0], python=str(python))
+        spec = place.spec(on("cpu", device("alpha", board)))
+        done = place.qb("run", spec, "--out", "out", "--pool", "inline")
+        assert done.returncode == 0, done.stdout + done.stderr
+        results = place.results("out").set_index("device")
+        return done.stdout, results.loc["alpha"], results.loc["cpu"]
+
+    _, before, others = run(python_with_tflite_runtime())
+    told, after, same = run(sys.executable)
+    assert told.count("runtime changed since its rows were written") == 4
+    pd.testing.assert_frame_equal(others, same)
+    assert {version[:7] for version in before["runtime"].dropna()} == {"numpy 1"}
+    assert set(after["runtime"].dropna()) == {f"numpy {np.__version__}"}
+    assert set(before["cell_id"]) == set(after["cell_id"])
+    assert "0 of them now" in run(sys.executable)[0]
 
 
 def agents_of(folder):

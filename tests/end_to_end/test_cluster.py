@@ -1,13 +1,19 @@
 """A sweep over a cluster whose nodes die and join, and one that no node can serve."""
 
+import json
+import os
 import re
+import shutil
 import signal
 import subprocess
+import sys
 import time
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from ssh_server import serving, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -37,6 +43,7 @@ def cluster():
     """A head that is no board; boards are added by the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
         from ray.cluster_utils import Cluster
 
         head = {"num_cpus": 1, "include_dashboard": False, "labels": {"qb/board": "none"}}
@@ -73,6 +80,64 @@ def test_a_cluster_tells_what_devices_it_has(place, cluster):
     table, _, spec = done.stdout.partition("\n\n")
     assert table.splitlines()[1].split()[1:3] == ["1", "none"]
     assert spec.startswith("devices:\n  - {")
+
+
+@pytest.mark.parametrize("pool", ["inline", "ray"])
+def test_what_qb_devices_prints_of_this_machine_runs_on_it(place, pool):
+    told = place.qb("devices")
+    assert told.returncode == 0, told.stderr
+    devices = told.stdout.partition("\n\n")[2]
+    text = re.sub(r"bits: .*", "bits: [w8]", SPEC.replace(", static", ""))
+    text = text.replace("devices: [{name: board, labels: {qb/board: sim}}]\n", devices)
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", pool)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(place.results("out")["status"]) == {"ok"}
+    wrong = place.spec(re.sub('name: "[^"]+"(.*)labels: {', r"name: x\1labels: {rack: r9, ", text))
+    done = place.qb("run", wrong, "--out", "wrong", "--pool", pool)
+    assert done.returncode == 2
+    assert "device 'x': no node has label rack=r9" in done.stderr
+
+
+@pytest.fixture
+def agent_with_key(tmp_path, sshd):
+    """An agent of SSH that has the user's key; gives its socket."""
+    key, socket = tmp_path / "key", tmp_path / "agent"
+    shutil.copy(sshd.folder / "user_key", key)
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as agent:
+        wait_until(socket.exists)
+        env = os.environ | {"SSH_AUTH_SOCK": str(socket)}
+        subprocess.run(["ssh-add", "-q", key], env=env, check=True)
+        key.unlink()
+        yield str(socket)
+        agent.terminate()
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+def test_the_keys_of_whoever_starts_the_sweep_open_its_boards(place, cluster, sshd, agent_with_key):
+    """Not those of whoever started Ray; and files are found from where the sweep is started."""
+    shutil.copy(sshd.known_hosts, place.folder / "known_hosts")
+    (place.folder / "board").mkdir()
+    board = {
+        "host": sshd.address,
+        "port": sshd.port,
+        "user": "root",
+        "python": sys.executable,
+        "folder": str(place.folder / "board"),
+        "known_hosts": "known_hosts",
+    }
+    text = SPEC.replace("NumpyBackend", "BoardBackend").replace(", static", "")
+    text = re.sub(r"bits: .*", "bits: [w8]", text)
+    text = text.replace("labels: {qb/board: sim}", f"ssh: {json.dumps(board)}")
+    env = {"SSH_AUTH_SOCK": agent_with_key}
+    run = "run", place.spec(text), "--out", "out", "--address", cluster.address
+    done = place.qb(*run, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(place.results("out")["runtime"]) == {f"numpy {np.__version__}"}
 
 
 def test_a_wrong_address_is_a_clear_error(place):

@@ -1,6 +1,7 @@
 """Cells and outcomes for tests of the scheduler: real values, nothing behind them."""
 
 import hashlib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from qb_cluster.contracts import (
@@ -64,12 +65,16 @@ def cell_of(
 
 def key_of(cell, content, fingerprint):
     """A content key that a test can read."""
-    return f"{cell.cell_id}/{content.model}/{fingerprint}"
+    return f"{cell.cell_id}/{content.model}/{content.runtime}/{fingerprint}"
 
 
 def outcome_of(task, status="ok", *, content=CONTENT, took_s=1.0, at=NOW):
     """How a stage of the task ended; keys are those of `key_of` without hardware."""
-    cell, quality, values = task.cell, None, {}
+    cell, quality, found, values = task.cell, None, None, {}
+    if task.stage == "content" and status == "ok":
+        found = replace(content, runtime=None)
+    if task.stage == "runtime":
+        values = {"runtime": content.runtime}
     if task.stage in {"prepare", "quality"} and status == "ok":
         facts = ArtifactFacts(10, 10, 10)
         outputs = "outputs" if cell.is_baseline and task.stage == "quality" else None
@@ -85,5 +90,5 @@ def outcome_of(task, status="ok", *, content=CONTENT, took_s=1.0, at=NOW):
         values=values,
         error=None if status == "ok" else f"it {status}",
         quality=quality,
-        content=content if task.stage == "content" and status == "ok" else None,
+        content=found,
     )
