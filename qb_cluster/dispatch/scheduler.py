@@ -10,7 +10,6 @@ before the first is over, so that no worker waits for the driver. Whom a dead ca
 is unknown where there were several: each is tried again in a call of its own, uncounted.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -37,12 +36,11 @@ from qb_cluster.dispatch.events import (
     WorkerUp,
 )
 from qb_cluster.dispatch.job import Group, Job
+from qb_cluster.dispatch.pace import Pace
 from qb_cluster.dispatch.queue import Queue
 
 LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bounds the memory
 LOOKAHEAD_PER_WORKER: Final = 16  # more, where there are so many workers that they would starve
-CALL_S: Final = 0.25  # how long a call of several stages is meant to take
-MOST_TO_A_CALL: Final = 128
 
 
 class Scheduler:
@@ -62,7 +60,7 @@ class Scheduler:
         self._deadlines = Deadlines()
         self._nodes: dict[str, Node] = {}
         self._held: Counter[Group] = Counter()  # workers that have a group loaded
-        self._pace: dict[Group, float] = {}  # seconds that a quality stage took of late
+        self._pace = Pace()
         self._told: set[str] = set()  # what workers wait for
         self._given_up: dict[SshBoard, str] = {}
         self._is_stopping = False
@@ -180,7 +178,7 @@ class Scheduler:
             self._deadlines.begin(worker, now)
         if worker.is_eager:
             self._eager[worker.name] = worker
-        self._learn_pace(jobs, event.outcomes)
+        self._pace.learn(self._queue.group(jobs[0]), jobs, event.outcomes)
         actions: list[Action] = []
         for job, outcome in zip(jobs, event.outcomes, strict=True):
             actions += self._settle(job, outcome)
@@ -349,7 +347,7 @@ class Scheduler:
         self._hold(worker, best)
         cores = tuple(node.free[: best.device.threads])
         del node.free[: best.device.threads]
-        return Call(jobs, cores, self._is_brief(best, jobs))
+        return Call(jobs, cores, self._pace.is_brief(best, jobs))
 
     def _pick_early(self, worker: Worker) -> Call | None:
         """Take what a worker will do next while it is busy: more of the same."""
@@ -358,24 +356,8 @@ class Scheduler:
         return Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
 
     def _size(self, group: Group) -> int:
-        """Say how many stages of a group make a call: few near the end, for all to have some.
-
-        The end is that of all groups: a worker that is left without goes on with another one.
-        """
-        pace = self._pace.get(group)
-        if pace is None:
-            return 1
-        fair = math.ceil(len(self._queue) / (CALLS_IN_HAND * len(self._workers)))
-        return max(1, min(MOST_TO_A_CALL, fair, int(CALL_S / max(pace, 1e-6))))
-
-    def _is_brief(self, group: Group, jobs: tuple[Job, ...]) -> bool:
-        pace = self._pace.get(group)
-        return pace is not None and pace * len(jobs) <= CALL_S and jobs[0].is_patient
-
-    def _learn_pace(self, jobs: tuple[Job, ...], outcomes: tuple[Outcome, ...]) -> None:
-        if jobs[0].stage in {"prepare", "quality"} and jobs[0].is_patient:
-            took = (outcomes[-1].finished_at - outcomes[0].started_at).total_seconds()
-            self._pace[self._queue.group(jobs[0])] = took / len(jobs)
+        hands = CALLS_IN_HAND * len(self._workers)
+        return self._pace.size(group, len(self._queue), hands)
 
     def _attraction(self, group: Group, loaded: Group | None) -> tuple[bool, bool, int]:
         """Prefer the framework that a worker has loaded, then what no other holds."""

@@ -65,5 +65,35 @@ def write_manifest(run: Folder, manifest: Manifest) -> None:
     run.replace(MANIFEST, content)
 
 
+def refuse_foreign(folder: Folder, sweep: str) -> None:
+    """Refuse a folder that is not for a sweep to add to; one that is not there yet is.
+
+    Raises:
+        RunFolderError: it is a file, or a folder that holds something else.
+        OSError: it cannot be read.
+    """
+    try:
+        names = folder.names()
+    except NotADirectoryError as error:
+        raise RunFolderError(f"{folder} is a file, or in one; choose another --out") from error
+    manifest = read_manifest(folder)
+    if manifest is None:
+        if names:
+            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+            raise RunFolderError(
+                f"{folder} is no run folder and not empty ({shown}); choose another --out"
+            )
+    elif manifest.schema_version < SCHEMA_VERSION:
+        raise RunFolderError(
+            f"{folder} has the older layout {manifest.schema_version}, which can be reported on "
+            "but not added to; choose another --out"
+        )
+    elif manifest.sweep != sweep:
+        raise RunFolderError(
+            f"{folder} belongs to the sweep '{manifest.sweep}', not '{sweep}'; choose another "
+            f"--out, or give the spec its name back"
+        )
+
+
 def _damaged(run: Folder, why: str) -> str:
     return f"{run}/{MANIFEST} is damaged ({why}); restore it, or choose another --out"

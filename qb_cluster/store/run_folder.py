@@ -36,20 +36,17 @@ from qb_cluster.errors import RunFolderError
 from qb_cluster.storage import Folder, Lock, open_folder
 from qb_cluster.store import journal, long_tables
 from qb_cluster.store.journal import JournalEntry
-from qb_cluster.store.manifest import Manifest, read_manifest, write_manifest
+from qb_cluster.store.manifest import Manifest, refuse_foreign, write_manifest
 from qb_cluster.store.merging import MANY, MANY_AT_THE_END
 from qb_cluster.store.open_table import OpenTable
 from qb_cluster.store.parts import new_name, read_parts
+from qb_cluster.store.pending import Gone, Pending
 from qb_cluster.store.rows import results_table
 from qb_cluster.store.tables import SCHEMA_VERSION, SCHEMAS, TABLES, TableName
 
 _MARKERS: Final[tuple[TableName, ...]] = ("stages", "results")
 _LONG: Final[tuple[TableName, ...]] = ("predictions", "layers", "samples")
 _KEYED: Final[tuple[TableName, ...]] = ("environments", "sweeps")
-_PENDING: Final = ".pending"
-
-_Gone = Mapping[TableName, Sequence[str]]
-"""By table, the cells whose older rows a commit takes away."""
 
 
 class RunFolder:
@@ -76,7 +73,7 @@ class RunFolder:
         self._last_stamp = 0
         self._is_closed = False
         self._failed: int | None = None  # time of a commit that could not be taken back yet
-        self._pending: dict[int, _Gone] = {}  # by time of the commit, what it has still to drop
+        self._pending = Pending(folder)
 
     @classmethod
     def open(
@@ -103,10 +100,10 @@ class RunFolder:
         """
         folder = open_folder(place)
         with _explained(f"{folder} cannot be used as a run folder", "choose another --out"):
-            _check(folder, sweep)  # before anything is made in what may be somebody else's
+            refuse_foreign(folder, sweep)  # before anything is made in what may be somebody else's
             run = cls(folder, folder.lock(), spec_digest)
             try:
-                _check(folder, sweep)  # another driver may have made it meanwhile
+                refuse_foreign(folder, sweep)  # another driver may have made it meanwhile
                 write_manifest(folder, Manifest(SCHEMA_VERSION, sweep, spec_digest, planned_cells))
                 run._prepare()
                 run._record_spec(sweep, spec_text, spec_digest)
@@ -270,12 +267,7 @@ class RunFolder:
             table.clear(after=max(happened, default=0) if name in _LONG else None)
         self._read_markers()
         self._read_others()
-        for note in self._folder.names(_PENDING):
-            stamp = int(note.removesuffix(".json"))
-            if stamp in happened:
-                self._pending[stamp] = json.loads(self._folder.read(f"{_PENDING}/{note}"))
-            else:
-                self._folder.delete(f"{_PENDING}/{note}")
+        self._pending.read(happened)
         self._settle()
 
     def _read_markers(self) -> None:
@@ -331,7 +323,7 @@ class RunFolder:
         marker: TableName,
         rows: pa.Table,
         parts: Mapping[TableName, pa.Table],
-        gone: _Gone,
+        gone: Gone,
         outcomes: Sequence[Outcome],
     ) -> None:
         if not len(rows):
@@ -351,7 +343,7 @@ class RunFolder:
             after = {table: ids for table, ids in gone.items() if ids and table != marker}
             try:
                 if after:
-                    self._folder.put(_note(stamp), json.dumps(after).encode())
+                    self._pending.note(stamp, after)
                 for table, data in parts.items():
                     if len(data):
                         self._tables[table].put(new_name(stamp), data)
@@ -365,18 +357,14 @@ class RunFolder:
                     self._undo()
                 raise
             if after:
-                self._pending[stamp] = after
+                self._pending.add(stamp, after)
                 self._settle()
         self._merge((*parts, marker), MANY)
 
     def _settle(self) -> None:
         """Take back what failed, and finish what was committed but for its old rows."""
         self._undo()
-        for stamp, gone in list(self._pending.items()):
-            for table, cell_ids in gone.items():
-                self._tables[table].drop(cell_ids, before=stamp)
-            self._folder.delete(_note(stamp))
-            del self._pending[stamp]
+        self._pending.settle(self._tables)
 
     def _undo(self) -> None:
         """Take back a commit that failed, the marker first: it never stands without its parts."""
@@ -384,7 +372,7 @@ class RunFolder:
             return
         for table in (*_MARKERS, *_LONG):
             self._tables[table].undo(self._failed)
-        self._folder.delete(_note(self._failed))
+        self._pending.forget(self._failed)
         self._failed = None
 
     def _merge(self, tables: Sequence[TableName], many: int) -> None:
@@ -397,42 +385,8 @@ class RunFolder:
                     self._tables[table].merge(many)
 
 
-def _note(stamp: int) -> str:
-    return f"{_PENDING}/{stamp:020d}.json"
-
-
 def _table(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMAS[table])
-
-
-def _check(folder: Folder, sweep: str) -> None:
-    """Refuse what is not ours.
-
-    Raises:
-        RunFolderError: it is a file, or a folder that holds something else.
-        OSError: it cannot be read.
-    """
-    try:
-        names = folder.names()
-    except NotADirectoryError as error:
-        raise RunFolderError(f"{folder} is a file, or in one; choose another --out") from error
-    manifest = read_manifest(folder)
-    if manifest is None:
-        if names:
-            shown = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-            raise RunFolderError(
-                f"{folder} is no run folder and not empty ({shown}); choose another --out"
-            )
-    elif manifest.schema_version < SCHEMA_VERSION:
-        raise RunFolderError(
-            f"{folder} has the older layout {manifest.schema_version}, which can be reported on "
-            "but not added to; choose another --out"
-        )
-    elif manifest.sweep != sweep:
-        raise RunFolderError(
-            f"{folder} belongs to the sweep '{manifest.sweep}', not '{sweep}'; choose another "
-            f"--out, or give the spec its name back"
-        )
 
 
 @contextmanager

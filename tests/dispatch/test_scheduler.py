@@ -25,7 +25,8 @@ from qb_cluster.dispatch.events import (
     WorkerLost,
     WorkerUp,
 )
-from qb_cluster.dispatch.scheduler import MOST_TO_A_CALL, Scheduler
+from qb_cluster.dispatch.pace import MOST_TO_A_CALL
+from qb_cluster.dispatch.scheduler import Scheduler
 
 TWO_CORES = (0, 1)
 
