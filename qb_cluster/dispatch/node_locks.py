@@ -7,7 +7,7 @@ would be noise in what the other times.
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from qb_cluster.dispatch.events import Waiting
@@ -15,6 +15,7 @@ from qb_cluster.dispatch.ray_cluster import Node, RayCluster
 
 PATIENCE_S: Final = 4.0
 MOST_FAILURES: Final = 3
+IDLE_S: Final = 10.0
 _FIRST_S: Final = 1.0
 
 
@@ -43,6 +44,7 @@ class NodeLocks:
         self._holders: dict[str, Any] = {}
         self._asked: dict[str, tuple[Any, float]] = {}  # answers that are still to come, and since
         self._stays: dict[str, Any] = {}  # calls that end with the lock, of those that are ours
+        self._busy_at: dict[str, float] = {}  # when a node was last not idle
         self._failures: Counter[str] = Counter()  # of holders that did not start
         self.failed: dict[str, str] = {}  # nodes whose lock cannot be had, and why
 
@@ -83,15 +85,23 @@ class NodeLocks:
         """Tell whether workers may be started on a node."""
         return not node.has_lock or node.node_id in self._stays
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a lock was asked for and did not come."""
-        return bool(self._asked)
+    def give_back_idle(self, nodes: Mapping[str, Node], busy: Collection[str], now: float) -> None:
+        """Let others have what has been idle for long, while this sweep waits for another node.
 
-    def give_back(self, node_id: str) -> None:
-        """Let others have a node; it is asked for again when locks are next taken."""
-        self._ray.kill(self._holders[node_id])
-        self._forget(node_id)
+        Two sweeps, each with what the other needs, would wait for ever. It is asked for again when
+        locks are next taken.
+
+        Args:
+            nodes: that the sweep can use, by id.
+            busy: ids of those where something runs.
+            now: seconds on any steady clock.
+        """
+        for node_id, node in nodes.items():
+            if node_id in busy or not self.is_ours(node):
+                self._busy_at[node_id] = now
+            elif node.has_lock and self._asked and now - self._busy_at.get(node_id, now) > IDLE_S:
+                self._ray.kill(self._holders[node_id])
+                self._forget(node_id)
 
     def release(self) -> None:
         """Give all locks back."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qb_cluster.contracts import Device
 from qb_cluster.dispatch import ray_access
 from qb_cluster.errors import PoolError
 from qb_cluster.nodes.cores import THREAD_VARIABLES
@@ -45,6 +46,13 @@ class Node:
     labels: Mapping[str, str]
     gpus: int = 0
     has_lock: bool = False
+
+    def can_be(self, devices: Sequence[Device]) -> bool:
+        """Tell whether it has the labels of any of these devices, or of none in particular."""
+        return not devices or any(
+            all(self.labels.get(label) == value for label, value in device.labels)
+            for device in devices
+        )
 
 
 class RayCluster:

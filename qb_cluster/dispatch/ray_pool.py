@@ -25,28 +25,20 @@ from qb_cluster.dispatch.events import (
     WorkerLost,
     WorkerUp,
 )
-from qb_cluster.dispatch.last_words import Whereabouts, fault, tell
+from qb_cluster.dispatch.last_words import Whereabouts, tell
 from qb_cluster.dispatch.node_locks import NodeLocks
 from qb_cluster.dispatch.packing import pack, unpack
 from qb_cluster.dispatch.preflight import NodeFacts
 from qb_cluster.dispatch.ray_cluster import Node, RayCluster
-from qb_cluster.dispatch.ray_worker import RayWorker, code_of, place_of
+from qb_cluster.dispatch.ray_worker import RayWorker, code_of, place_of, said
 from qb_cluster.dispatch.worker_process import Hello, MakeRunner, WorkerProcess
-from qb_cluster.errors import (
-    BoardCrashedError,
-    BoardError,
-    BoardLostError,
-    BoardUnreachableError,
-    PoolError,
-    QuantBenchError,
-)
+from qb_cluster.errors import BoardError, BoardLostError, BoardUnreachableError, PoolError
 from qb_cluster.nodes.code_version import code_version
 from qb_cluster.worker import Owner, Worker
 
 LOOK_EVERY_S = 2.0
 HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
 MOST_FAILED_STARTS = 3
-IDLE_S = 10.0  # how long a node may be idle while we wait for another one
 TIDY_S = 2.0
 _KEYS_AT = "SSH_AUTH_SOCK"  # where SSH finds the agent that has the user's keys
 
@@ -121,7 +113,6 @@ class RayPool:
         self._gpu_workers = gpu_workers
         self._cpu_workers = cpu_workers
         self._devices = devices
-        self._busy_at: dict[str, float] = {}  # by node, when it was last not idle
         self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
         self._patience_s = patience_s
@@ -173,9 +164,8 @@ class RayPool:
             PoolError: Ray has ended on this machine.
             OSError: the head does not answer.
         """
-        return [
-            NodeFacts(n.host, n.cores, n.labels, n.gpus) for n in self._cluster.nodes().values()
-        ]
+        nodes = self._cluster.nodes().values()
+        return [NodeFacts(node.host, node.cores, node.labels, node.gpus) for node in nodes]
 
     def close(self) -> None:
         """End every worker, and the Ray that was started for them."""
@@ -281,23 +271,10 @@ class RayPool:
         return events
 
     def _take_locks(self, now: float) -> list[Event]:
-        """Ask for the locks of nodes that the sweep can use, and end workers where one is lost.
-
-        Whoever waits for a node keeps none idle: two sweeps, each with what the other needs, would
-        wait for ever.
-        """
-        wanted = {name: node for name, node in self._nodes.items() if self._is_wanted(node)}
+        """Ask for the locks of nodes that the sweep can use, and end workers where one is lost."""
+        wanted = {name: node for name, node in self._nodes.items() if node.can_be(self._devices)}
         on_nodes = [actor for actor in self._actors.values() if actor.board is None]
-        busy = {actor.node.node_id for actor in on_nodes if actor.calls}
-        for name, node in wanted.items():
-            if name in busy or not self._locks.is_ours(node):
-                self._busy_at[name] = now
-            elif (
-                node.has_lock
-                and self._locks.is_waiting
-                and now - self._busy_at.get(name, now) > IDLE_S
-            ):
-                self._locks.give_back(name)
+        self._locks.give_back_idle(wanted, {a.node.node_id for a in on_nodes if a.calls}, now)
         events: list[Event] = list(self._locks.take(wanted))
         for name, reason in self._locks.failed.items():
             if name not in self._given_up:
@@ -309,17 +286,10 @@ class RayPool:
                 events += self._lose(worker, "node_lost", f"the lock of host '{host}' is gone")
         return events
 
-    def _is_wanted(self, node: Node) -> bool:
-        """Tell whether a node can be any device of the sweep."""
-        return not self._devices or any(
-            all(node.labels.get(label) == value for label, value in device.labels)
-            for device in self._devices
-        )
-
     def _fill(self) -> None:
         workers = Counter((actor.place, actor.gpus) for actor in self._actors.values())
         for node in self._nodes.values():
-            is_ours = self._is_wanted(node) and self._locks.is_ours(node)
+            is_ours = node.can_be(self._devices) and self._locks.is_ours(node)
             if is_ours and node.node_id not in self._given_up:
                 shares = node.cores // self._threads
                 with_gpu = min(node.gpus, shares) if self._gpu_workers else 0
@@ -336,14 +306,11 @@ class RayPool:
         self._started += 1
         worker = f"worker-{self._started}"
         log = self._logs / f"{worker}.{os.getpid()}.log"
-        make, cores = self._make_runner, self._threads
-        variables = {}
-        if board is not None:  # what it does here takes no core to speak of
-            make, cores = partial(Worker, board=board, owner=self._owner), 0
-            # Ray may have been started in another session than ours.
-            variables = {_KEYS_AT: agent} if (agent := os.environ.get(_KEYS_AT)) else {}
-        if gpus:  # to Ray; the scheduler shares out the cores among a node's workers
-            cores = 0
+        # A board's takes none to speak of here; a GPU's gets its share from the scheduler.
+        cores = 0 if board or gpus else self._threads
+        make = partial(Worker, board=board, owner=self._owner) if board else self._make_runner
+        agent = os.environ.get(_KEYS_AT) if board else None
+        variables = {_KEYS_AT: agent} if agent else {}  # Ray may be of another session than ours
         packed, runtime = pack([make]), self._boards[board] if board else ""
         arguments = (packed, self._artifacts, str(log), self._import_paths, runtime, gpus)
         shares = self._threads, cores, gpus
@@ -381,18 +348,7 @@ class RayPool:
         actor = self._actors[worker]
         if actor.node.node_id not in self._nodes:
             return []  # its whole node is lost
-        cause: Cause = "crashed"
-        message = "the worker process died"
-        if isinstance(error, self._ray.exceptions.OutOfMemoryError):
-            cause, message = "oom", "the node ran out of memory and Ray ended the worker"
-        elif isinstance(error, BoardLostError):
-            cause, message = "node_lost", _said(error)
-        elif isinstance(error, BoardCrashedError):
-            message = _said(error)
-        elif isinstance(error, self._ray.exceptions.RayTaskError) or actor.hello is None:
-            message = f"the worker failed: {_last_line(error)}"
-        if last_words := fault(actor.log):
-            message += f": {last_words}"
+        cause, message = actor.why(self._ray, error)
         lost = self._lose(worker, cause, message)
         if actor.hello is None:
             return self._failed_to_start(actor, message, error)
@@ -422,7 +378,7 @@ class RayPool:
     def _failed_to_start(self, actor: RayWorker, message: str, error: Exception) -> list[Event]:
         """Start no more where that has no prospect; a board that was there once may come back."""
         if actor.board is not None:
-            reason = _said(error)
+            reason = said(error)
             if isinstance(error, BoardLostError | BoardUnreachableError):
                 return [Waiting(f"{reason}; trying again")]
             if isinstance(error, BoardError):
@@ -443,16 +399,3 @@ class RayPool:
         if self._actors:
             _LOG.warning("workers do not come up %s; none are started there", reason)
         return []
-
-
-def _said(error: Exception) -> str:
-    """Give what an error of ours said in the worker, its last lines too, on one line."""
-    cause = getattr(error, "cause", None)
-    if not isinstance(cause, QuantBenchError):
-        return _last_line(error).partition(": ")[2]
-    return " | ".join(line.strip() for line in str(cause).splitlines() if line.strip())
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

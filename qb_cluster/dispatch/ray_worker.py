@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from qb_cluster.contracts import SshBoard
+from qb_cluster.dispatch.events import Cause
+from qb_cluster.dispatch.last_words import fault
 from qb_cluster.dispatch.ray_cluster import Node
 from qb_cluster.dispatch.worker_process import Hello
+from qb_cluster.errors import BoardCrashedError, BoardLostError, QuantBenchError
 
 
 @dataclass(slots=True)
@@ -51,6 +54,39 @@ class RayWorker:
             ended: Exception = error
             return ended
         return self.doubt or answer  # in doubt, it lives and the call it had is lost
+
+    def why(self, ray: Any, error: Exception) -> tuple[Cause, str]:
+        """Say what ended it, and what is known of that on this machine.
+
+        Args:
+            ray: the module, which this one does not import.
+            error: what a call came to.
+        """
+        cause: Cause = "crashed"
+        message = "the worker process died"
+        if isinstance(error, ray.exceptions.OutOfMemoryError):
+            cause, message = "oom", "the node ran out of memory and Ray ended the worker"
+        elif isinstance(error, BoardLostError):
+            cause, message = "node_lost", said(error)
+        elif isinstance(error, BoardCrashedError):
+            message = said(error)
+        elif isinstance(error, ray.exceptions.RayTaskError) or self.hello is None:
+            message = f"the worker failed: {_last_line(error)}"
+        last_words = fault(self.log)
+        return cause, f"{message}: {last_words}" if last_words else message
+
+
+def said(error: Exception) -> str:
+    """Give what an error of ours said in the worker, its last lines too, on one line."""
+    cause = getattr(error, "cause", None)
+    if not isinstance(cause, QuantBenchError):
+        return _last_line(error).partition(": ")[2]
+    return " | ".join(line.strip() for line in str(cause).splitlines() if line.strip())
+
+
+def _last_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def place_of(board: SshBoard) -> str:
