@@ -2,8 +2,34 @@
 
 import numpy as np
 
-from qb_cluster.contracts import Artifact, ArtifactFacts, LayerSensitivity, Support
+from qb_cluster.contracts import (
+    Artifact,
+    ArtifactFacts,
+    Cell,
+    Device,
+    Latency,
+    LayerSensitivity,
+    Measure,
+    Ref,
+    Support,
+)
 
+FLOAT = Cell(
+    cell_id="baseline",
+    sweep="s",
+    model=Ref("m", "worker_stubs:identity"),
+    dataset=Ref("d", "worker_stubs:points"),
+    backend=Ref("b", "worker_stubs:Stub"),
+    device=Device(),
+    scheme=None,
+    bits=None,
+    execution="native",
+    reason="",
+    calibration=None,
+    measure=Measure(latency=Latency(warmup_s=0.001, min_runs=10, min_s=0.001)),
+    timeout_s=60,
+    baseline_cell_id="baseline",
+)
 CALLS = []
 SHIFT = [0.0]  # what the dataset and the model come with: names may move on
 

@@ -6,13 +6,15 @@ import shutil
 import site
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from ssh_server import wait_until
+from worker_stubs import FLOAT
 
-from qb_cluster.contracts import Cell, Device, Latency, Measure, Ref, Task
+from qb_cluster.contracts import Ref, Task
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.nodes.code_version import code_version
 from qb_cluster.worker import interpreter
@@ -40,23 +42,7 @@ class Sleeper(Stub):
 
 
 def task(backend="worker_stubs:Stub"):
-    cell = Cell(
-        cell_id="baseline",
-        sweep="s",
-        model=Ref("m", "worker_stubs:identity"),
-        dataset=Ref("d", "worker_stubs:points"),
-        backend=Ref("b", backend),
-        device=Device(),
-        scheme=None,
-        bits=None,
-        execution="native",
-        reason="",
-        calibration=None,
-        measure=Measure(latency=Latency()),
-        timeout_s=60,
-        baseline_cell_id="baseline",
-        simulator=None,
-    )
+    cell = replace(FLOAT, backend=Ref("b", backend))
     return Task(cell, "quality", 1, ())
 
 

@@ -12,10 +12,6 @@ from qb_cluster.contracts import (
     ArtifactFacts,
     Bits,
     Calibration,
-    Cell,
-    Device,
-    Latency,
-    Measure,
     Ref,
     Task,
 )
@@ -26,22 +22,7 @@ from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.keeper import Keeper, Kept
 
 CORES = available_cores()[:1]
-FLOAT = Cell(
-    cell_id="baseline",
-    sweep="s",
-    model=Ref("m", "worker_stubs:shifting"),
-    dataset=Ref("d", "worker_stubs:points"),
-    backend=Ref("b", "worker_stubs:Stub"),
-    device=Device(),
-    scheme=None,
-    bits=None,
-    execution="native",
-    reason="",
-    calibration=None,
-    measure=Measure(latency=Latency(warmup_s=0.001, min_runs=10, min_s=0.001)),
-    timeout_s=60,
-    baseline_cell_id="baseline",
-)
+FLOAT = replace(worker_stubs.FLOAT, model=Ref("m", "worker_stubs:shifting"))
 W4 = replace(
     FLOAT,
     cell_id="quantized",

@@ -9,8 +9,9 @@ import psutil
 import pytest
 from old_runtime import python_with_tflite_runtime
 from ssh_server import serving, wait_until
+from worker_stubs import FLOAT
 
-from qb_cluster.contracts import Artifact, ArtifactFacts, Bits, Cell, Device, Measure, Ref, Task
+from qb_cluster.contracts import Artifact, ArtifactFacts, Bits, Device, Measure, Ref, Task
 from qb_cluster.errors import BoardLostError
 from qb_cluster.worker import Owner, Worker
 from qb_cluster.worker.artifact_cache import ArtifactCache
@@ -20,21 +21,12 @@ from qb_cluster.worker.stage import Loaded
 RUNTIME = "stranger_board"
 FACTS = ArtifactFacts(1, 1, 1)
 GARBAGE = Artifact(b"garbage", "npz", FACTS)
-BASELINE = Cell(
-    cell_id="baseline",
-    sweep="s",
+BASELINE = replace(
+    FLOAT,
     model=Ref("m", "stranger:centroids"),
     dataset=Ref("d", "stranger:blobs"),
     backend=Ref("b", "stranger:BoardBackend"),
-    device=Device(),
-    scheme=None,
-    bits=None,
-    execution="native",
-    reason="",
-    calibration=None,
     measure=Measure(latency=None),
-    timeout_s=60,
-    baseline_cell_id="baseline",
 )
 W8 = replace(BASELINE, cell_id="quantized", scheme=Ref("weight_only", "weight_only"), bits=Bits(8))
 

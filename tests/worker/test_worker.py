@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import worker_stubs
@@ -5,8 +7,6 @@ import worker_stubs
 from qb_cluster.contracts import (
     Bits,
     Calibration,
-    Cell,
-    Device,
     Latency,
     Measure,
     Ref,
@@ -29,21 +29,14 @@ def cell(
     is_baseline=False,
     **measure,
 ):
-    return Cell(
+    return replace(
+        worker_stubs.FLOAT,
         cell_id="baseline" if is_baseline else "quantized",
-        sweep="s",
-        model=Ref("m", "worker_stubs:identity"),
-        dataset=Ref("d", "worker_stubs:points"),
         backend=Ref("b", f"worker_stubs:{backend}", f'{{"what":"{what}"}}'),
-        device=Device(),
         scheme=None if is_baseline else Ref("weight_only", "weight_only"),
         bits=None if is_baseline else Bits(4),
         execution=execution,
-        reason="",
-        calibration=None,
         measure=Measure(latency=QUICK, **measure),
-        timeout_s=60,
-        baseline_cell_id="baseline",
         simulator=Ref("sim", "worker_stubs:Stub") if simulator else None,
     )
 
