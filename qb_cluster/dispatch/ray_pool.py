@@ -40,7 +40,6 @@ LOOK_EVERY_S = 2.0
 HEAD_SILENT_S = 20.0  # Ray itself ends a driver whose head is silent for 60 s
 MOST_FAILED_STARTS = 3
 TIDY_S = 2.0
-_KEYS_AT = "SSH_AUTH_SOCK"  # where SSH finds the agent that has the user's keys
 
 _LOG = logging.getLogger(__name__)
 
@@ -219,8 +218,7 @@ class RayPool:
         if isinstance(answer, bytes):
             return TasksEnded(worker, unpack(answer))
         actor = self._actors[worker]
-        node = actor.node
-        actor.hello, actor.log = answer, answer.log
+        node, actor.hello, actor.log = actor.node, answer, answer.log
         self._failed_starts[actor.place] = 0
         if actor.board is not None:
             here = actor.place, answer.cores
@@ -309,8 +307,9 @@ class RayPool:
         # A board's takes none to speak of here; a GPU's gets its share from the scheduler.
         cores = 0 if board or gpus else self._threads
         make = partial(Worker, board=board, owner=self._owner) if board else self._make_runner
-        agent = os.environ.get(_KEYS_AT) if board else None
-        variables = {_KEYS_AT: agent} if agent else {}  # Ray may be of another session than ours
+        # The agent with the user's keys: Ray may be of another session than ours.
+        keys = os.environ.get("SSH_AUTH_SOCK") if board else None
+        variables = {"SSH_AUTH_SOCK": keys} if keys else {}
         packed, runtime = pack([make]), self._boards[board] if board else ""
         arguments = (packed, self._artifacts, str(log), self._import_paths, runtime, gpus)
         shares = self._threads, cores, gpus
