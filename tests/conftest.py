@@ -2,9 +2,11 @@
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import pytest
+from ssh_server import serving
 
 # An artifact that an earlier run of the tests left in the user's cache would hide what is tested.
 os.environ["QB_CACHE_BYTES"] = "0"
@@ -15,6 +17,7 @@ os.environ["RAY_AUTH_MODE"] = "token"
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 STUBS = Path(__file__).parent / "spec" / "stubs"
+STRANGER = Path(__file__).parent / "end_to_end" / "stranger"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -51,3 +54,21 @@ schemes: [weight_only, static]
 bits: [w8, w4, w2, w8a8]
 backends: [stub_plugins:Half]
 """
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory):
+    """A server that boards are behind."""
+    with serving(tmp_path_factory.mktemp("sshd")) as server:
+        yield server
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """Plug-ins of somebody outside the project, in this process; their log goes nowhere."""
+    monkeypatch.syspath_prepend(str(STRANGER))
+    import stranger
+
+    monkeypatch.setattr(stranger, "log", lambda word: None)
+    yield stranger
+    del sys.modules["stranger"]

@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 from old_runtime import python_with_tflite_runtime
-from ssh_server import serving, wait_until
+from ssh_server import wait_until
 
 from qb_cluster.contracts import Bits, Quantization, Scheme
 
@@ -51,9 +51,3 @@ def bare_python(tmp_path):
     command = [sys.executable, "-m", "venv", "--without-pip", environment]
     subprocess.run(command, check=True)
     return environment / "bin" / "python", next(environment.glob("lib/python3*/site-packages"))
-
-
-@pytest.fixture(scope="session")
-def sshd(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("sshd")) as server:
-        yield server

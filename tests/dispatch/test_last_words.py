@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 
 from qb_cluster.dispatch.last_words import Whereabouts, crash_file, fault, tell
+from qb_cluster.dispatch.ray_worker import said
+from qb_cluster.errors import BoardCrashedError
 
 REPORT = """\
 Fatal Python error: Segmentation fault
@@ -33,6 +35,18 @@ def test_a_fault_is_condensed_to_what_and_where(log):
         "Fatal Python error: Segmentation fault at kernel.py:12 in convolve, "
         "called from model.py:34 in forward"
     )
+
+
+class Wrapped(Exception):  # noqa: N818  as Ray wraps what is raised in a worker
+    def __init__(self, cause):
+        super().__init__("ray::WorkerProcess.run()\n  File ...\nBoardLostError: the first line")
+        self.cause = cause
+
+
+def test_an_error_of_ours_says_all_its_lines_and_another_its_last():
+    ours = Wrapped(BoardCrashedError("the agent died. Its last words: one\n  two\n\n three"))
+    assert said(ours) == "the agent died. Its last words: one | two | three"
+    assert said(Wrapped(ValueError("a\nb"))) == "the first line"
 
 
 def test_without_a_report_there_is_no_fault(log):

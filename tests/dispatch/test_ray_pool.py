@@ -13,7 +13,7 @@ import psutil
 import pytest
 from sweep_cells import cell_of
 
-from qb_cluster.contracts import Ref, Task
+from qb_cluster.contracts import Device, Ref, Task
 from qb_cluster.dispatch import ray_pool
 from qb_cluster.dispatch.events import TasksEnded, WorkerLost, WorkerUp
 from qb_cluster.dispatch.ray_pool import RayPool
@@ -210,6 +210,25 @@ def test_nodes_come_and_go(cluster, make_pool, tmp_path):
     assert took_s < 5.0  # Ray itself takes 14
     assert pid_of(pool, up.worker) > 0
     assert pool.wait(2.5) == []  # nothing comes up where nothing is
+
+
+def test_workers_end_with_the_lock_of_their_node_and_come_back_with_it(cluster, make_pool):
+    """Another sweep may have the node by then."""
+    labels = {"qb/board": "locked"}
+    node = cluster.add_node(num_cpus=1, labels=labels, resources={"qb_lock": 1})
+    device = Device("locked", labels=tuple(labels.items()))
+    pool = make_pool(address=cluster.address, devices=[device])
+    (up,) = wait_for(pool, 1)
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    actors = {actor.cmdline()[0].partition(".")[0]: actor for actor in raylet.children()}
+    actors["ray::Holder"].kill()
+    lost, again = wait_for(pool, 2)
+    assert (lost.worker, lost.cause) == (up.worker, "node_lost")
+    assert "the lock of host" in lost.message
+    assert isinstance(again, WorkerUp)
+    assert again.node == up.node
+    pool.close()
+    cluster.remove_node(node)
 
 
 def test_two_pools_on_one_cluster_leave_each_other_alone(cluster, make_pool, tmp_path):

@@ -13,7 +13,7 @@ import psutil
 import pytest
 from conftest import LATENCY
 from old_runtime import python_with_tflite_runtime
-from ssh_server import serving, wait_until
+from ssh_server import wait_until
 
 from qb_cluster.boards.board import Board
 
@@ -30,12 +30,6 @@ measure: {{latency: {LATENCY}}}
 """
 NUMBERS = ["status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
 KEYS = ["model", "scheme", "bits"]
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
 
 
 @pytest.fixture

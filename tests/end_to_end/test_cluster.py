@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import psutil
 import pytest
-from ssh_server import serving, wait_until
+from ssh_server import wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -110,12 +110,6 @@ def agent_with_key(tmp_path, sshd):
         key.unlink()
         yield str(socket)
         agent.terminate()
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
 
 
 def test_the_keys_of_whoever_starts_the_sweep_open_its_boards(place, cluster, sshd, agent_with_key):

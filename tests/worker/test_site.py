@@ -2,13 +2,12 @@
 
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from old_runtime import python_with_tflite_runtime
-from ssh_server import serving, wait_until
+from ssh_server import wait_until
 from worker_stubs import FLOAT
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Bits, Device, Measure, Ref, Task
@@ -31,21 +30,7 @@ BASELINE = replace(
 W8 = replace(BASELINE, cell_id="quantized", scheme=Ref("weight_only", "weight_only"), bits=Bits(8))
 
 
-@pytest.fixture(autouse=True)
-def stranger(monkeypatch, tmp_path):
-    """Have the stranger's plug-ins found, and their log kept out of the sources."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "end_to_end" / "stranger"))
-    import stranger
-
-    monkeypatch.setattr(stranger, "log", lambda word: None)
-    yield stranger
-    del sys.modules["stranger"]
-
-
-@pytest.fixture(scope="module")
-def sshd(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("sshd")) as server:
-        yield server
+pytestmark = pytest.mark.usefixtures("stranger")
 
 
 @pytest.fixture
