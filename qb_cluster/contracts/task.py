@@ -18,7 +18,8 @@ class Task:
         cores: the cores it may use; as many as the device has threads.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: what the cell's own quality stage left; latency stages only.
-        prepared: how the cell's own prepare stage ended; quality stages on boards only.
+        prepared: how the prepare stage of the cell, or of one that differs in its device alone,
+            ended; quality stages on boards and other devices with a runtime alone only.
     """
 
     cell: Cell

@@ -43,7 +43,7 @@ class Job:
         solo: has its call to itself: the calls it shared died, and nobody knows of whom.
         baseline: what the baseline's quality stage left; ``None`` in the baseline's own.
         quality: the cell's own quality outcome, before its latency stage.
-        prepared: how the cell's own prepare stage ended, before a quality stage somewhere else.
+        prepared: how the prepare stage ended, before a quality stage somewhere else.
         content: what its content stage found, before a runtime stage somewhere else.
     """
 

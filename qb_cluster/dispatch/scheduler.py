@@ -37,6 +37,7 @@ from qb_cluster.dispatch.events import (
 )
 from qb_cluster.dispatch.job import Group, Job
 from qb_cluster.dispatch.pace import Pace
+from qb_cluster.dispatch.preparations import Preparations
 from qb_cluster.dispatch.queue import Queue
 
 LOOKAHEAD: Final = 4_096  # cells taken from the plan before they can run: bounds the memory
@@ -54,7 +55,8 @@ class Scheduler:
     def __init__(self, plan: Iterable[Cell], past: Past | None = None) -> None:
         self._plan: Iterator[Cell] | None = iter(plan)
         self._queue = Queue()
-        self._admission = Admission(past or Past(), self._queue.put, self._hardware)
+        self._preparations = Preparations(self._queue.put)
+        self._admission = Admission(past or Past(), self._preparations.put, self._hardware)
         self._workers: dict[str, Worker] = {}
         self._eager: dict[str, Worker] = {}  # those that could take another call
         self._deadlines = Deadlines()
@@ -253,7 +255,7 @@ class Scheduler:
         if job.stage in {"content", "runtime"}:
             return self._content_ended(job, outcome)
         if job.stage == "prepare" and outcome.status == "ok":
-            self._queue.put(job.then(outcome))
+            self._preparations.ended(job, outcome)
             return []
         if job.stage == "latency" or outcome.status != "ok" or outcome.quality is None:
             outcomes = (job.quality, outcome) if job.quality else (outcome,)
@@ -282,6 +284,8 @@ class Scheduler:
         """A stage ended for good: well, badly, or never."""
         if job.stage in {"content", "runtime"}:
             return self._admission.content_known(job.cell, None, ended.error)
+        if job.stage == "prepare":
+            self._preparations.ended(job, None)
         actions: list[Action] = [Finish(ended)]
         if job.stage != "latency":
             actions += self._admission.baseline_failed(job.cell, ended.status, ended.error)
@@ -356,8 +360,7 @@ class Scheduler:
         return Call(jobs, worker.calls[0].cores, is_brief=True) if jobs and group else None
 
     def _size(self, group: Group) -> int:
-        hands = CALLS_IN_HAND * len(self._workers)
-        return self._pace.size(group, len(self._queue), hands)
+        return self._pace.size(group, len(self._queue), CALLS_IN_HAND * len(self._workers))
 
     def _attraction(self, group: Group, loaded: Group | None) -> tuple[bool, bool, int]:
         """Prefer the framework that a worker has loaded, then what no other holds."""
@@ -368,8 +371,9 @@ class Scheduler:
 
     @property
     def _open(self) -> int:
-        """Jobs that wait or run, and cells that wait for their baseline."""
-        return len(self._queue) + self._in_hand + self._admission.waiting
+        """Jobs that wait or run, and cells that wait for their baseline or an equal artifact."""
+        elsewhere = self._admission.waiting + self._preparations.waiting
+        return len(self._queue) + self._in_hand + elsewhere
 
     def _free(self, worker: Worker, call: Call) -> None:
         """Give back what a call had, unless its worker has another in hand."""

@@ -106,7 +106,9 @@ def made_before(
     cache: ArtifactCache,
     values: dict[str, Any],
 ) -> Made | None:
-    """Take up what the cell's prepare stage left, its columns too; ``None`` without one.
+    """Take up what a prepare stage left, its columns too; ``None`` without one.
+
+    It was the cell's own, or that of a cell which differs in its device alone.
 
     Raises:
         CellError: the artifact is gone or damaged.
@@ -117,6 +119,8 @@ def made_before(
     known = task.baseline.content if task.baseline else before.quality.content
     content = known or loaded.content()
     values.update(before.values)
+    if known is not None:  # of this device, where its runtime counts
+        values["content_key"] = cell_key(task.cell, known, scheme_digest(task.cell.scheme), None)
     loaded.reused.update(filter(None, (before.values.get("reused") or "").split(",")))
     ref = before.quality.artifact
     preparation = _preparation(task, loaded, content, cache)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sweep_cells import CONTENT, NOW, cell_of, key_of, outcome_of
 
-from qb_cluster.contracts import Content, SshBoard
+from qb_cluster.contracts import Content, Ref, SshBoard
 from qb_cluster.dispatch.admission import Past
 from qb_cluster.dispatch.events import (
     BoardGivenUp,
@@ -687,6 +687,61 @@ def test_a_node_with_a_runtime_alone_prepares_nothing_and_a_converter_runs_nothi
     assert bench.scheduler.is_done
     stages = Counter(task.stage for task in bench.started)
     assert stages == {"prepare": 4, "quality": 4, "latency": 4}
+
+
+def twins(*boards, quantized=2):
+    """The same cells on several boards."""
+    return [
+        replace(
+            cell,
+            cell_id=f"{board.host} {cell.cell_id}",
+            baseline_cell_id=f"{board.host} {cell.baseline_cell_id}",
+        )
+        for board in boards
+        for cell in group("a", quantized, ssh=board, is_timed=False)
+    ]
+
+
+def test_what_several_boards_run_is_prepared_once():
+    boards = BOARD, SshBoard("one"), SshBoard("two")
+    bench = Bench(twins(*boards))
+    for board in boards:
+        bench.bring_up(board.host, board=board)
+    bench.run_down()
+    assert bench.scheduler.is_done
+    assert Counter(bench.statuses().values()) == {"ok": 9}
+    stages = Counter(task.stage for task in bench.started)
+    assert stages == {"prepare": 3, "quality": 9}
+    reused = Counter(
+        task.prepared.values.get("reused") for task in bench.started if task.stage == "quality"
+    )
+    assert reused == {None: 3, "artifact": 6}
+
+
+@pytest.mark.parametrize("how", ["failed", "crashed"])
+def test_what_could_not_be_prepared_for_one_board_is_tried_for_the_next(how):
+    boards = BOARD, SshBoard("one"), SshBoard("two")
+    bench = Bench(twins(*boards, quantized=0), workers=1)
+    for board in boards:
+        bench.bring_up(board.host, board=board)
+    if how == "failed":
+        bench.end("w0", "failed")
+    else:
+        bench.lose("w0")
+        bench.lose(where(bench)["prepare"])
+    bench.run_down()
+    assert bench.scheduler.is_done
+    assert Counter(bench.statuses().values()) == {how: 1, "ok": 2}
+
+
+def test_another_dataset_s_artifact_is_no_other_s():
+    """Its ranges were observed on other examples."""
+    one, *_ = twins(BOARD, quantized=0)
+    other = replace(one, cell_id="x", baseline_cell_id="x", dataset=Ref("other", "m:other"))
+    bench = Bench([one, other])
+    bench.bring_up("board", board=BOARD)
+    bench.run_down()
+    assert Counter(task.stage for task in bench.started) == {"prepare": 2, "quality": 2}
 
 
 def test_a_board_runs_nothing_that_was_not_meant_for_it_and_a_node_no_board_s_cells():

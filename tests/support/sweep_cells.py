@@ -51,7 +51,7 @@ def cell_of(
         dataset=Ref("data", "m:data"),
         backend=Ref("backend", "m:backend"),
         device=Device("cpu", threads, labels, (), ssh, gpus, prepared_on),
-        scheme=None if is_baseline else Ref("weight_only", "weight_only"),
+        scheme=None if is_baseline else Ref(f"scheme-{number}", "weight_only"),
         bits=None if is_baseline else Bits(8),
         execution="native" if supported else None,
         reason="" if supported else "no kernel",
