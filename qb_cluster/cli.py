@@ -256,7 +256,7 @@ def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFac
         from qb_cluster.nodes.self_description import describe_this_node
 
         own = describe_this_node()
-        return [NodeFacts(own.machine["host"], own.cores, own.labels)]
+        return [NodeFacts(own.machine["host"], own.cores, own.labels, len(own.gpus))]
     from qb_cluster.dispatch.ray_cluster import RayCluster
 
     cluster = RayCluster(address, None, allow_unauthenticated=allow_unauthenticated)
@@ -266,7 +266,7 @@ def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFac
         raise PoolError(f"the head of the Ray cluster does not answer: {error}") from error
     finally:
         cluster.close()
-    return [NodeFacts(node.host, node.cores, node.labels) for node in found]
+    return [NodeFacts(node.host, node.cores, node.labels, node.gpus) for node in found]
 
 
 def _check_support(entries: "Sequence[Entry]") -> bool:

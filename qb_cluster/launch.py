@@ -21,6 +21,7 @@ from qb_cluster.errors import PoolError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from qb_cluster.contracts import Device
     from qb_cluster.dispatch.pool import Pool
     from qb_cluster.spec import SweepSpec
     from qb_cluster.store.run_folder import RunFolder
@@ -90,7 +91,7 @@ def launch(
             sweep = Sweep(
                 expand(spec),
                 folder,
-                lambda: _pool(spec, target or Target(), folder),
+                lambda: _pool(spec, target or Target(), folder, progress.notice),
                 progress.finished,
                 progress.notice,
                 rerun_filter(rerun),
@@ -131,20 +132,25 @@ class _Interrupts:
         self._stop()
 
 
-def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
+def _pool(
+    spec: "SweepSpec", target: Target, folder: "RunFolder", notice: Callable[[str], None]
+) -> "Pool":
     from qb_cluster.dispatch.board_survey import board_runtimes, unmet_boards
     from qb_cluster.dispatch.preflight import NodeFacts, unmet
-    from qb_cluster.nodes.cores import available_cores
+    from qb_cluster.nodes.cores import usable_cores
     from qb_cluster.nodes.environment import own_gpu
-    from qb_cluster.nodes.self_description import describe_this_node
+    from qb_cluster.nodes.self_description import describe_this_node, node_warnings
 
-    labels = describe_this_node().labels
-    cores = len(available_cores())
+    cores, is_here = len(usable_cores()), target.address is None
+    for warning in node_warnings() if is_here else ():
+        notice(f"warning: {warning}")
     devices = [device for device in spec.devices if device.ssh is None]
     with_gpu = [device for device in devices if device.gpus]
     # Nodes make the artifacts of what is none, and of nodes with a runtime alone.
     on_nodes = [*devices, *(device.host for device in spec.devices if not device.prepares)]
     threads = [device.threads for device in on_nodes] or [1]
+    is_asked = is_here and any(device.labels for device in on_nodes)  # it takes seconds at worst
+    labels = describe_this_node().labels if is_asked else {}
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
     boards = {board: first for board, (first, *_) in runtimes.items()}
@@ -155,6 +161,7 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
 
         gpus = 0 if own_gpu() is None else 1
         _refuse(unmet(spec.devices, [NodeFacts("this machine", cores, labels, gpus)]))
+        _refuse(_mixed(on_nodes))
         owner = Owner(uuid.uuid4().hex, who)
         own = folder.artifacts, max(threads), boards, owner
         return InlinePool(*own, gpus=bool(with_gpu), labels=labels)
@@ -168,7 +175,7 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
             folder.artifacts,
             _logs(folder.place),
             threads=min(threads),
-            cores=cores if target.address is None else None,
+            cores=cores if is_here else None,
             # Where code is sent, the folder is a part of it.
             import_paths=import_paths if code else [str(Path.cwd()), *import_paths],
             address=target.address,
@@ -190,6 +197,16 @@ def _pool(spec: "SweepSpec", target: Target, folder: "RunFolder") -> "Pool":
         pool.close()
         raise
     return pool
+
+
+def _mixed(devices: "Sequence[Device]") -> list[str]:
+    """Tell that one process cannot both have a GPU and be without it."""
+    with_gpu = [device.name for device in devices if device.gpus]
+    without = [device.name for device in devices if not device.gpus]
+    if not with_gpu or not without:
+        return []
+    what = f"devices '{with_gpu[0]}' and '{without[0]}': with --pool inline one process runs both"
+    return [f"{what}, and each would see the GPU; leave --pool out, or make two sweeps of it"]
 
 
 def _code(scratch: Path, run_folder: str) -> Path:

@@ -23,6 +23,7 @@ from qb_cluster.contracts.cell import (
 )
 from qb_cluster.contracts.finished import FinishedCell
 from qb_cluster.contracts.outcome import (
+    PREPARED,
     ArtifactRef,
     Content,
     LayerSensitivity,
@@ -47,6 +48,7 @@ from qb_cluster.contracts.task import Task
 
 __all__ = [
     "FLOAT",
+    "PREPARED",
     "STATUSES",
     "Activations",
     "Arrays",

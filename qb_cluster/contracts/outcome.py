@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,9 @@ from qb_cluster.contracts.backend import ArtifactFacts
 from qb_cluster.contracts.cell import Status
 
 Stage = Literal["content", "runtime", "prepare", "quality", "latency"]
+
+PREPARED: Final = "prepared"
+"""Key of an environment for that of whoever prepared, where it is not whoever ran."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """What a worker is asked to do: one stage of one cell."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from qb_cluster.contracts.cell import Cell
 from qb_cluster.contracts.outcome import Outcome, QualityResult, Stage
@@ -20,6 +22,7 @@ class Task:
         quality: what the cell's own quality stage left; latency stages only.
         prepared: how the prepare stage of the cell, or of one that differs in its device alone,
             ended; quality stages on boards and other devices with a runtime alone only.
+        preparer: environment of whoever prepared, where that is not whoever runs it.
     """
 
     cell: Cell
@@ -29,3 +32,4 @@ class Task:
     baseline: QualityResult | None = None
     quality: QualityResult | None = None
     prepared: Outcome | None = None
+    preparer: Mapping[str, Any] | None = None

@@ -7,7 +7,7 @@ first, and the cells of that baseline wait for it.
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qb_cluster.contracts import (
     Cell,
@@ -59,6 +59,7 @@ class Admission:
         past: what earlier runs left.
         queue: takes a job that can run at once.
         hardware: fingerprints of the nodes that serve a device now; none while nobody knows.
+        nodes: how many serve it.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class Admission:
         past: Past,
         queue: Callable[[Job], None],
         hardware: Callable[[Device], Collection[str]],
+        nodes: Callable[[Device], int],
     ) -> None:
         self._past = past
         self._queue = queue
         self._hardware = hardware
+        self._nodes = nodes
         self._baselines: dict[str, QualityResult | _NoBaseline] = {}
         self._waiting: dict[str, list[Cell]] = {}  # by the baseline they wait for
         self._noticed: set[str] = set()
@@ -109,14 +112,28 @@ class Admission:
     def content_known(
         self, baseline: Cell, content: Content | None, error: str | None
     ) -> list[Action]:
-        """Take what a content stage found; ``None`` when it failed."""
+        """Take what a content stage found, or a runtime stage after it; ``None`` when it failed."""
         kept = self._past.kept[baseline.cell_id]
         before = kept[0].quality.content if kept[0].quality else None
+        if before is not None and before.runtime is None:  # of before content had any
+            before = replace(before, runtime=kept[0].values.get("runtime"))
         where = f"'{baseline.model.label}' × '{baseline.dataset.label}' on {baseline.backend.label}"
         if content is None or before is None:
             text = f"{where}: whether its rows still hold cannot be checked ({error}); they stay"
             return [Notice(text), *self._keep_baseline(baseline, kept)]
-        if changes := content.changes(before):
+        device, changes = baseline.device, content.changes(before)
+        if content.runtime is None and not device.prepares and changes in ([], ["runtime"]):
+            self._queue(Job(baseline, "runtime", content=content))
+            return []
+        if changes == ["runtime"] and self._nodes(device) > 1:
+            text = (
+                f"{where}: one node of '{device.name}' has {content.runtime or 'no runtime apart'} "
+                f"now, and its rows are of {before.runtime or 'none'}; they stay, since other "
+                "nodes may still have that. Give unlike nodes devices of their own; after an "
+                "upgrade of all, --rerun the cells"
+            )
+            return [Notice(text), *self._keep_baseline(baseline, kept)]
+        if changes:
             what = " and ".join(changes)
             text = f"{where}: {what} changed since its rows were written; its cells run again"
             self._queue(Job.first(baseline))

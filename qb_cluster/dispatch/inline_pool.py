@@ -15,7 +15,7 @@ from qb_cluster.dispatch.board_survey import waiting_for
 from qb_cluster.dispatch.events import Cause, Event, TasksEnded, Waiting, WorkerLost, WorkerUp
 from qb_cluster.dispatch.pool import ASK_AGAIN_S
 from qb_cluster.errors import BoardCrashedError, BoardLostError, BoardUnreachableError
-from qb_cluster.nodes.cores import THREAD_VARIABLES, available_cores
+from qb_cluster.nodes.cores import THREAD_VARIABLES, usable_cores
 from qb_cluster.nodes.environment import fingerprint, own_gpu
 from qb_cluster.worker import Owner, Worker
 
@@ -31,7 +31,7 @@ class InlinePool:
         threads: the largest number of threads a cell asks for.
         boards: boards to use, with the module that each starts with.
         owner: whose they are meanwhile.
-        gpus: whether this process may see any.
+        gpus: whether cells are for a GPU. Then this process sees the first one alone, else none.
         labels: what this machine is.
 
     Raises:
@@ -53,12 +53,13 @@ class InlinePool:
         for variable in THREAD_VARIABLES:
             os.environ[variable] = str(threads)
         os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # as NVML counts, whom we ask about GPUs
-        if not gpus:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        own = own_gpu() if gpus else None  # one, as a worker of its own has
+        if not gpus or own is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = "" if own is None else own["uuid"]
         owner = owner or Owner("", "")
         self._labels = dict(labels or {})
-        own = Worker(artifacts)
-        self._workers = {NAME: own, WITH_GPU: own}
+        worker = Worker(artifacts)
+        self._workers = {NAME: worker, WITH_GPU: worker}
         self._calls: deque[tuple[str, tuple[Task, ...]]] = deque()
         self._is_announced = False
         self._boards = dict(boards or {})
@@ -116,7 +117,7 @@ class InlinePool:
 
     def _own(self) -> list[WorkerUp]:
         """Give the worker that is here, and once more with the GPU, where there is one."""
-        cores = available_cores()
+        cores = usable_cores()
         ups = [WorkerUp(NAME, NAME, cores, self._labels, fingerprint())]
         if own_gpu() is not None:
             ups.append(WorkerUp(WITH_GPU, NAME, cores, self._labels, fingerprint(1), gpus=1))

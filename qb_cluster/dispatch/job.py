@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Self
 
 from qb_cluster.contracts import (
+    PREPARED,
     Cell,
     Content,
     Device,
@@ -77,10 +78,13 @@ class Job:
 
     def task(self, cores: tuple[int, ...]) -> Task:
         """Make what a worker is given."""
-        quality = self.quality.quality if self.quality else None
-        return Task(
-            self.cell, self.stage, self.attempt, cores, self.baseline, quality, self.prepared
-        )
+        quality, preparer = None, None
+        if self.quality is not None:
+            quality, preparer = self.quality.quality, self.quality.environment.get(PREPARED)
+        if self.prepared is not None:
+            preparer = self.prepared.environment
+        before = self.baseline, quality, self.prepared, preparer
+        return Task(self.cell, self.stage, self.attempt, cores, *before)
 
     def then(self, prepared: Outcome) -> Self:
         """Give the quality stage that follows a prepare stage."""

@@ -56,7 +56,8 @@ class Scheduler:
         self._plan: Iterator[Cell] | None = iter(plan)
         self._queue = Queue()
         self._preparations = Preparations(self._queue.put)
-        self._admission = Admission(past or Past(), self._preparations.put, self._hardware)
+        known = self._hardware, lambda device: len(self._serving(device))
+        self._admission = Admission(past or Past(), self._preparations.put, *known)
         self._workers: dict[str, Worker] = {}
         self._eager: dict[str, Worker] = {}  # those that could take another call
         self._deadlines = Deadlines()
@@ -89,7 +90,7 @@ class Scheduler:
         return {
             device: count
             for device, count in (self._queue.devices() + self._admission.unknown()).items()
-            if not any(node.serves(device) for node in self._nodes.values())
+            if not self._serving(device)
         }
 
     def without_prospect(self) -> list[str]:
@@ -253,7 +254,10 @@ class Scheduler:
             self._queue.put(again)
             return []
         if job.stage in {"content", "runtime"}:
-            return self._content_ended(job, outcome)
+            content = outcome.content
+            if job.content is not None and outcome.status == "ok":
+                content = replace(job.content, runtime=outcome.values["runtime"])
+            return self._admission.content_known(cell, content, outcome.error)
         if job.stage == "prepare" and outcome.status == "ok":
             self._preparations.ended(job, outcome)
             return []
@@ -269,16 +273,6 @@ class Scheduler:
         # What is durable already, and may be large, need not wait in memory with it.
         known = replace(outcome, predictions=None) if cell.is_timed else outcome
         return actions + self._admission.quality_known(cell, known, job.attempt, job.baseline)
-
-    def _content_ended(self, job: Job, outcome: Outcome) -> list[Action]:
-        """Go on with what a baseline's names stand for: with its runtime, where that is apart."""
-        cell, content = job.cell, outcome.content
-        if job.stage == "content" and content is not None and not cell.device.prepares:
-            self._queue.put(Job(cell, "runtime", content=content))
-            return []
-        if job.content is not None and outcome.status == "ok":
-            content = replace(job.content, runtime=outcome.values["runtime"])
-        return self._admission.content_known(cell, content, outcome.error)
 
     def _give_up(self, job: Job, ended: FinishedCell) -> list[Action]:
         """A stage ended for good: well, badly, or never."""
@@ -391,10 +385,9 @@ class Scheduler:
             self._held[group] += 1
         worker.group = group
 
+    def _serving(self, device: Device) -> list[Node]:
+        return [node for node in self._nodes.values() if node.serves(device)]
+
     def _hardware(self, device: Device) -> set[str]:
-        found = {
-            node.fingerprints.get(device.gpus, "")
-            for node in self._nodes.values()
-            if node.serves(device)
-        }
+        found = {node.fingerprints.get(device.gpus, "") for node in self._serving(device)}
         return found - {""}

@@ -20,6 +20,12 @@ def available_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def usable_cores() -> tuple[int, ...]:
+    """Give the cores this process may use, no more of them than it has time for; at least one."""
+    cores, quota = available_cores(), cpu_quota()
+    return cores if quota is None else cores[: max(1, int(quota))]
+
+
 def cpu_quota(cgroup: Path = CGROUP) -> float | None:
     """Give the share of CPU time, in cores, that a container may use on whichever cores it is on.
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from qb_cluster.nodes import environment
+from qb_cluster.nodes import cores, environment
 from qb_cluster.nodes.accelerators import Accelerator, accelerators, unseen_driver, visible
-from qb_cluster.nodes.cores import available_cores, cpu_quota
 from qb_cluster.nodes.labels import LOCK, node_labels
 from qb_cluster.nodes.node_config import NodeConfig, load_node_config
 from qb_cluster.nodes.runtimes import installed_runtimes
@@ -79,17 +78,21 @@ def describe_this_node() -> SelfDescription:
     config = load_node_config()
     machine = environment.describe(())
     gpus = visible(accelerators(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    cores, quota = len(available_cores()), cpu_quota()
-    warnings = [unseen_driver()]
-    if quota is not None and quota < cores:
-        warnings.append(_QUOTA.format(quota=quota, cores=cores))
-        cores = max(1, int(quota))
     return SelfDescription(
         machine=machine,
-        cores=cores,
+        cores=len(cores.usable_cores()),
         gpus=tuple(gpus),
         labels=node_labels(machine, gpus, installed_runtimes(config), config.labels),
         resources={LOCK: 1},
         config=config,
-        warnings=tuple(warning for warning in warnings if warning),
+        warnings=node_warnings(),
     )
+
+
+def node_warnings() -> tuple[str, ...]:
+    """Give sentences that this node's owner should read: what will be missing, or noisy."""
+    count, quota = len(cores.available_cores()), cores.cpu_quota()
+    told = [unseen_driver()]
+    if quota is not None and quota < count:
+        told.append(_QUOTA.format(quota=quota, cores=count))
+    return tuple(warning for warning in told if warning)

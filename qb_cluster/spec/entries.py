@@ -161,10 +161,17 @@ def _device(written: DeviceKeys) -> Device:
 def _board(written: SshKeys) -> SshBoard:
     """Take the files of this machine by their whole paths: a worker has a folder of its own."""
     files = {
-        name: str(Path(path).expanduser().absolute()) if path else ""
+        name: _whole(path) if path else ""
         for name, path in {"known_hosts": written.known_hosts, "key": written.key}.items()
     }
     return SshBoard(**written.model_dump() | files)
+
+
+def _whole(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:  # no such user; whoever reads the file says so
+        return path
 
 
 def _checked_ref(kind: plugins.Kind, written: str | NamedKeys) -> Ref:

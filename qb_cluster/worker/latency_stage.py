@@ -7,7 +7,7 @@ from qb_cluster.contracts import Task
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes.load import BUSY_CORES
 from qb_cluster.worker.artifact_folder import ArtifactFolder
-from qb_cluster.worker.site import Site
+from qb_cluster.worker.site import Site, refuse_other_runtime, runtime_of
 from qb_cluster.worker.stage import Loaded, StageResult
 
 DEVICE_TIMED: Final = "timed by CUDA events, transfers excluded"
@@ -27,10 +27,14 @@ def run_latency(
         artifacts: where both artifacts are.
         site: where they are timed.
         values: filled with columns of the row.
+
+    Raises:
+        CellError: of the kind that says which status the row gets.
     """
     settings = task.cell.measure.latency
     if settings is None or task.quality is None or task.baseline is None:
         raise ValueError(f"cell {task.cell.cell_id} has no latency stage")
+    refuse_other_runtime(task, runtime_of(task.cell, loaded.backend, site))
     threads = task.cell.device.threads
     example = {name: array.copy() for name, array in loaded.dataset.example().items()}
     baseline, quantized = (

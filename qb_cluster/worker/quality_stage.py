@@ -20,7 +20,6 @@ from qb_cluster.contracts import (
     Task,
 )
 from qb_cluster.errors import (
-    CellError,
     KernelMismatchError,
     NonFiniteError,
     NotAppliedError,
@@ -32,7 +31,7 @@ from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.prepare_stage import Made, made_before, make, reference_outputs
 from qb_cluster.worker.reference import twin_name
-from qb_cluster.worker.site import Site, runtime_of
+from qb_cluster.worker.site import Site, refuse_other_runtime, runtime_of
 from qb_cluster.worker.stage import Loaded, StageResult
 
 MOST_KEPT_BYTES = 16 * 2**20  # of a quantized cell's outputs; a baseline's are needed whole
@@ -68,7 +67,8 @@ def run_quality(
             task, loaded, artifacts, cache, values
         )
         values["runtime"] = runtime_of(cell, loaded.backend, site)
-        content = _checked_content(task, made.preparation.content, values)
+        refuse_other_runtime(task, values["runtime"])
+        content = _with_runtime(cell, made.preparation.content, values)
         started = time.perf_counter_ns()
         executable = site.open(made.artifact, loaded, cell.device.threads, task.cores)
         values["open_ns"] = time.perf_counter_ns() - started
@@ -105,24 +105,11 @@ def run_quality(
     )
 
 
-def _checked_content(task: Task, content: Content, values: dict[str, Any]) -> Content:
-    """Add the runtime to what a baseline stands for; see that a quantized cell has the same.
-
-    Raises:
-        CellError: its float baseline ran on another runtime.
-    """
-    cell, runtime = task.cell, values["runtime"]
-    before = None if task.baseline is None else task.baseline.content
-    if before is not None and cell.execution == "native" and before.runtime != runtime:
-        here, there = (name or "the node's own libraries" for name in (runtime, before.runtime))
-        raise CellError(
-            f"device '{cell.device.name}' runs this on {here}, and ran the float baseline on "
-            f"{there}: what differs would not be the quantization's alone; give nodes with other "
-            "runtimes devices of their own, or run the sweep again, which notices an upgrade"
-        )
-    if runtime is None or not cell.is_baseline:
+def _with_runtime(cell: Cell, content: Content, values: dict[str, Any]) -> Content:
+    """Add the runtime to what a baseline stands for."""
+    if values["runtime"] is None or not cell.is_baseline:
         return content
-    content = replace(content, runtime=runtime)
+    content = replace(content, runtime=values["runtime"])
     values["content_key"] = cell_key(cell, content, FLOAT, None)
     return content
 

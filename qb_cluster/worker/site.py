@@ -8,8 +8,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from qb_cluster.boards.board import Board, Timing
-from qb_cluster.contracts import Arrays, Artifact, Backend, Cell, Executable, Latency, SshBoard
-from qb_cluster.errors import BoardLostError, UnsupportedError
+from qb_cluster.contracts import (
+    Arrays,
+    Artifact,
+    Backend,
+    Cell,
+    Executable,
+    Latency,
+    SshBoard,
+    Task,
+)
+from qb_cluster.errors import BoardLostError, CellError, UnsupportedError
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes import environment
 from qb_cluster.nodes.accelerators import foreign_processes
@@ -155,6 +164,25 @@ def runtime_of(cell: Cell, backend: Backend, site: Site) -> str | None:
     return ", ".join(f"{name} {version}" for name, version in versions.items() if version)
 
 
+def refuse_other_runtime(task: Task, runtime: str | None) -> None:
+    """See that a native cell runs on what its float baseline ran on.
+
+    Raises:
+        CellError: it does not.
+    """
+    cell, before = task.cell, None if task.baseline is None else task.baseline.content
+    # Journals of before this was noted have none for boards.
+    is_known = before is not None and (before.runtime is not None or cell.device.prepares)
+    if before is None or not is_known or cell.execution != "native" or before.runtime == runtime:
+        return
+    here, there = (name or "the node's own libraries" for name in (runtime, before.runtime))
+    raise CellError(
+        f"device '{cell.device.name}' runs this on {here}, and ran the float baseline on {there}: "
+        "what differs would not be the quantization's alone; give unlike nodes devices of their "
+        "own, or, after an upgrade, run the sweep again with --rerun failed"
+    )
+
+
 def _stopwatches(example: Arrays, *executables: Executable) -> tuple[Callable[[], int], ...] | None:
     """Give functions that run once and give their nanoseconds; ``None`` if any has none."""
     makers = [getattr(executable, "stopwatch", None) for executable in executables]
@@ -244,8 +272,9 @@ class Elsewhere:
             UnsupportedError: the runtime there cannot run it.
             BoardLostError, BoardCrashedError: see ``boards.board``.
         """
+        board = self.connect(loaded.backend, fresh=self._is_spent)
         try:
-            return self.connect(loaded.backend).open(artifact, threads, cores)
+            return board.open(artifact, threads, cores)
         except (UnsupportedError, ValueError):
             self._is_spent = True  # tflite-runtime is known to fall over some time after this
             raise
@@ -261,11 +290,11 @@ class Elsewhere:
         cores: Sequence[int],
     ) -> Timing:
         """Time two artifacts there."""
-        board = self.connect(loaded.backend)
+        board = self.connect(loaded.backend, fresh=self._is_spent)
         return board.time(baseline, quantized, example, settings, threads, cores)
 
-    def connect(self, backend: Backend) -> Board:
-        """Give the agent that has a backend's runtime.
+    def connect(self, backend: Backend, *, fresh: bool = False) -> Board:
+        """Give the agent that has a backend's runtime; where ``fresh``, another than before.
 
         Raises:
             UnsupportedError: the backend has no runtime that can be shipped.
@@ -278,12 +307,12 @@ class Elsewhere:
                 f"{backend.name} has no runtime for boards and other Pythons; take it out of the "
                 "device's backends, or install qb-cluster in the Python that the node's file names"
             )
-        if (holder := self.arrive(runtime)) is not None:
+        if (holder := self.arrive(runtime, fresh=fresh)) is not None:
             raise BoardLostError(f"board '{self._name}' was lost, and now {holder} has it")
         assert self._board is not None
         return self._board
 
-    def arrive(self, runtime: str) -> str | None:
+    def arrive(self, runtime: str, *, fresh: bool = False) -> str | None:
         """Start the agent and take the board, without waiting; gives who has it, or ``None``.
 
         While others have it the agent stays there, for the next time that it is asked for.
@@ -291,7 +320,7 @@ class Elsewhere:
         Raises:
             BoardError, BoardLostError, BoardCrashedError: see ``boards.board``.
         """
-        if self._board is not None and runtime == self._runtime and not self._is_spent:
+        if self._board is not None and runtime == self._runtime and not fresh:
             return None
         try:
             agent = self._ask(runtime)

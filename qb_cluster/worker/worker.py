@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import content_of
-from qb_cluster.contracts import Backend, Outcome, SshBoard, Status, Task
+from qb_cluster.contracts import PREPARED, Backend, Outcome, SshBoard, Status, Task
 from qb_cluster.errors import (
     BoardCrashedError,
     BoardError,
@@ -240,7 +240,7 @@ class Worker:
 
     def _environment(self, task: Task) -> dict[str, Any]:
         """Describe where the task ran, as far as that is known by now, and what prepared it."""
-        made_in = {} if task.prepared is None else {"prepared": task.prepared.environment}
+        made_in = {} if task.preparer is None else {PREPARED: dict(task.preparer)}
         try:
             return self._site(task).describe(self._backend(task)) | made_in
         except CellError:  # the outcome says so already

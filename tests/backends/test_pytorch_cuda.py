@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conv_embed_net import ConvEmbedNet, images_and_ids
@@ -315,3 +317,40 @@ def test_a_model_that_makes_tensors_on_the_cpu_is_unsupported_there():
 
     with pytest.raises(UnsupportedError, match="does not run on a GPU"):
         BACKEND.convert(lambda: Insists().eval(), {"input": np.ones((1, 4), np.float32)})
+
+
+ON_GPU = """
+sweep: gpu
+models: [digits-mlp]
+datasets: [digits]
+schemes: [weight_only]
+bits: [w8]
+backends: [pytorch]
+devices: [{name: gpu, gpus: 1}]
+measure: {latency: {warmup_s: 0.05, min_runs: 10, min_s: 0.05}}
+"""
+
+
+@needs_gpu
+def test_a_sweep_on_a_gpu_gives_rows_that_name_it_and_are_timed_by_it(tmp_path):
+    pytest.importorskip("pynvml", reason="nvidia-ml-py, which tells of GPUs, is not installed")
+    (tmp_path / "sweep.yaml").write_text(ON_GPU)
+    qb = Path(sys.executable).parent / "qb"
+    done = subprocess.run(
+        [qb, "run", "sweep.yaml", "--out=out", "--pool=inline"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = pd.read_parquet(tmp_path / "out" / "results").set_index("bits")
+    assert set(results.index) == {"f32", "w8"}
+    assert results.loc["f32", "status"] == "ok"
+    assert results.loc["w8", "status"] in {"ok", "unsupported"}, results.loc["w8", "error"]
+    ended_well = results[results["status"] == "ok"]
+    gpus = {torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())}
+    assert set(ended_well["accelerator"]) <= gpus
+    assert ended_well["notes"].str.contains("timed by CUDA events", na=False).all()
+    assert (ended_well[["latency_median_ns", "speedup", "peak_memory_bytes"]] > 0).all(axis=None)

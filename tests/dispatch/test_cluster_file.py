@@ -43,7 +43,11 @@ def test_ray_takes_them_and_counts_their_workers(prepared):
 def test_every_machine_asks_for_a_token_and_says_what_it_is_or_does_not_start(config, part):
     *_, start = config[part]
     described, _, started = start.partition(" && ")
-    assert described == "export RAY_AUTH_MODE=token; node=$(qb node)"
+    exported, _, asked = described.partition("; ")
+    assert asked == "node=$(qb node)"
+    settings = dict(setting.split("=") for setting in exported.removeprefix("export ").split())
+    assert settings["RAY_AUTH_MODE"] == "token"
+    assert settings["RAY_worker_niceness"] == "0"
     words = shlex.split(started)
     assert words[:2] == ["ray", "start"]
     assert words[-1] == "$node"

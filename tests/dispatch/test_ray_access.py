@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from sweep_cells import cell_of
 
 from qb_cluster.cli import cli
 from qb_cluster.contracts import Ref, Task
+from qb_cluster.dispatch import ray_access
 from qb_cluster.dispatch.ray_access import knock, set_auth_mode
 from qb_cluster.dispatch.ray_cluster import RayCluster
 from qb_cluster.dispatch.ray_pool import RayPool
@@ -117,6 +119,24 @@ def test_a_cluster_that_asks_for_a_token_says_what_it_runs(cluster):
     assert access.hosts == ("127.0.0.1",)
     assert access.ray
     assert access.python
+
+
+@pytest.mark.parametrize("other", [{"ray": "2.0.0"}, {"python": "3.10.1"}])
+def test_a_head_of_another_ray_or_python_is_refused_before_ray_connects(
+    cluster, monkeypatch, other
+):
+    """Such a head cannot be had here: what this one tells at its door is changed."""
+    import ray
+
+    told = replace(knock(cluster.address), **other)
+    monkeypatch.setattr(ray_access, "knock", lambda address: told)
+    monkeypatch.setattr(ray, "init", lambda **_: pytest.fail("it was entered"))
+    refused = CliRunner().invoke(cli, ["devices", "--address", cluster.address])
+    assert isinstance(refused.exception, PoolError)
+    here = f"Ray {ray.__version__} with Python {platform.python_version()}"
+    assert f"runs Ray {told.ray} with Python {told.python}, and" in str(refused.exception)
+    assert f"this driver {here}; install the same" in str(refused.exception)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
 
 
 def test_a_missing_token_is_an_error_that_says_where_it_belongs(cluster, user, capfd):

@@ -1,11 +1,15 @@
 """Sweeps over boards behind a real SSH server: equal to the plan whatever happens on the way."""
 
 import dataclasses
+import getpass
 import json
+import platform
+import re
 import signal
 import subprocess
 import sys
-import time
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +18,6 @@ import pytest
 from conftest import LATENCY
 from old_runtime import python_with_tflite_runtime
 from ssh_server import wait_until
-
-from qb_cluster.boards.board import Board
 
 MODELS = [{"name": "stranger:centroids", "label": f"m{n}", "options": {"scale": n}}
           for n in range(1, 5)]  # fmt: skip
@@ -75,6 +77,9 @@ def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, 
     assert {name for one in there for name in one["libraries"]} == {"qb-cluster", "numpy"}
     assert all(one["prepared"]["libraries"]["numpy"] == np.__version__ for one in there)
     # The second board takes what was made for the first: once a sweep, wherever it runs.
+    made = Counter(place.log())
+    assert made["native weight_only w8"] == 4 * 2  # for the CPU, and for both boards
+    assert made["simulated weight_only w8"] == 4
     assert place.qb("report", "out").returncode == 0
     agreement = pd.read_parquet(place.folder / "out" / "report" / "agreement.parquet")
     assert {"cpu", "alpha", "beta"} == set(agreement["device"])
@@ -90,7 +95,8 @@ def test_a_board_that_was_upgraded_runs_its_cells_again_and_no_others(place, boa
         spec = place.spec(on("cpu", device("alpha", board)))
         done = place.qb("run", spec, "--out", "out", "--pool", "inline")
         assert done.returncode == 0, done.stdout + done.stderr
-        results = place.results("out").set_index("device")
+        # Sorted: in which order rows lie in the folder is no promise.
+        results = place.results("out").sort_values("cell_id").set_index("device")
         return done.stdout, results.loc["alpha"], results.loc["cpu"]
 
     _, before, others = run(python_with_tflite_runtime())
@@ -112,9 +118,9 @@ def agents_of(folder):
     ]
 
 
-def rows(place):
+def rows(place, out="out"):
     try:
-        return len(pd.read_parquet(place.folder / "out" / "results", columns=["cell_id"]))
+        return len(pd.read_parquet(place.folder / out / "results", columns=["cell_id"]))
     except FileNotFoundError:
         return 0
 
@@ -138,24 +144,98 @@ def test_a_board_that_is_cut_off_and_crashes_comes_back_and_every_cell_has_its_r
     pd.testing.assert_frame_equal(numbers(results, "alpha"), numbers(results, "beta"))
 
 
-def test_the_second_sweep_that_wants_a_board_waits_and_says_for_whom(place, boards):
-    with Board.connect(boards[0], "qb_litert.runtime", "another run", "ann on desk") as other:
-        assert other.lock() is None
-        spec = place.spec(on(device("alpha", boards[0])))
-        command = place.command("run", spec, "--out", "out", "--pool", "inline")
-        with subprocess.Popen(
-            command, cwd=place.folder, stdout=subprocess.PIPE, text=True
-        ) as driver:
-            for line in driver.stdout:
-                if "is taken by" in line:
-                    break
-            assert "board '127.0.0.1' is taken by ann on desk since 20" in line
-            time.sleep(0.5)
-            assert rows(place) == 0
-            other.close()
-            driver.communicate(timeout=60)
-        assert driver.returncode == 0
-    assert len(place.results("out")) == 4 * 3
+def test_the_second_sweep_that_wants_a_board_waits_and_says_for_whom(place, boards, tmp_path):
+    text = on(device("alpha", boards[0]))
+    first_spec = place.spec(text.replace("sweep: boards", "sweep: the-first"), "first.yaml")
+    go = tmp_path / "go"  # until it is there, the first sweep is not done
+    command = "run", first_spec, "--out", "first", "--pool", "inline"
+    first = place.popen(*command, env={"STRANGER_WAITS_FOR": str(go)})
+    wait_until((tmp_path / "alpha" / "quantbench.lock").exists, 60)
+    told = tmp_path / "told.txt"
+    with told.open("w") as file:
+        second = place.popen("run", place.spec(text), "--out", "out", "--pool=inline", stdout=file)
+    wait_until(lambda: "is taken by" in told.read_text(), 60)
+    who = f"{getpass.getuser()} on {platform.node()}, sweep the-first since 20"
+    assert f"board '127.0.0.1' is taken by {who}" in " ".join(told.read_text().split())
+    assert rows(place) == 0
+    assert (first.poll(), second.poll()) == (None, None)
+    go.touch()
+    assert first.wait(60) == 0
+    assert second.wait(60) == 0
+    one, other = (numbers(place.results(out), "alpha") for out in ("first", "out"))
+    assert len(one) == 4 * 3
+    pd.testing.assert_frame_equal(one, other)
+
+
+def test_a_board_that_computes_wrongly_without_our_knowing_is_a_mismatch(place, boards):
+    text = on("cpu", device("alpha", boards[0])).replace("BoardBackend", "WrongOnBoards")
+    done = place.qb("run", place.spec(text), "--out", "out", "--pool", "inline")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out").set_index(["device", "bits"]).sort_index()
+    assert set(results.loc["cpu", "status"]) == {"ok", "not_applied"}
+    assert set(results.loc[("alpha", "f32"), "status"]) == {"ok"}
+    wrong = results.loc[("alpha", "w8")]
+    assert set(wrong["status"]) == {"kernel_mismatch"}
+    assert (wrong["sqnr_db"] < wrong["reference_sqnr_db"] - 15).all()
+    assert wrong[["value", "delta", "speedup"]].isna().all(axis=None)
+    for row in wrong.itertuples():
+        assert re.search(
+            rf"median SQNR -?\d+\.\d dB where its simulation on {row.simulator} gives \d+\.\d dB",
+            row.error,
+        )
+
+
+@pytest.fixture
+def board_python(tmp_path):
+    """Make a Python for a board, in which some code runs before anything else does."""
+
+    def make(code):
+        python = tmp_path / "board_python"
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", python], check=True)
+        (site,) = python.glob("lib/python3*/site-packages")
+        (site / "numpy.pth").write_text(str(Path(np.__file__).parents[1]))
+        (site / "sitecustomize.py").write_text(code)
+        return str(python / "bin" / "python")
+
+    return make
+
+
+NO_MEMORY = """
+import pathlib
+read_text = pathlib.Path.read_text
+pathlib.Path.read_text = lambda path, *how, **more: (
+    "MemAvailable: 0 kB" if str(path) == "/proc/meminfo" else read_text(path, *how, **more)
+)
+"""
+NO_DISK = """
+import os, types
+os.statvfs = lambda path: types.SimpleNamespace(f_bavail=3, f_frsize=1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("belief", "status", "message"),
+    [
+        (NO_MEMORY, "oom", r"the artifact has \d+ bytes and 0 bytes of memory are free"),
+        (NO_DISK, "failed", r"the artifact has \d+ bytes and {folder} has 3,000 bytes free; free"),
+    ],
+    ids=["memory", "disk"],
+)
+def test_an_artifact_that_a_board_has_no_room_for_is_told_with_both_sizes(
+    place, boards, board_python, belief, status, message
+):
+    """The board is made to believe that it is full."""
+    board = dataclasses.replace(boards[0], python=board_python(belief))
+    done = place.qb(
+        "run", place.spec(on("cpu", device("alpha", board))), "--out=out", "--pool=inline"
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    results = place.results("out")
+    assert set(results.loc[results["device"] == "cpu", "status"]) == {"ok", "not_applied"}
+    full = results[(results["device"] == "alpha") & (results["bits"] == "f32")]
+    assert set(full["status"]) == {status}
+    for error in full["error"]:
+        assert re.search(message.format(folder=boards[0].folder), error)
 
 
 @pytest.mark.parametrize(
@@ -173,6 +253,19 @@ def test_a_board_that_will_not_do_is_told_before_anything_runs(place, boards, ch
     assert done.returncode == 2
     assert done.stderr.startswith("error: device 'alpha': board '")
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert rows(place) == 0
+
+
+def test_a_python_of_a_board_that_is_too_old_is_told_before_anything_runs(
+    place, boards, board_python
+):
+    python = board_python("import sys; sys.version_info = (3, 7, 5, 'final', 0)")
+    spec = place.spec(on("cpu", device("alpha", dataclasses.replace(boards[0], python=python))))
+    done = place.qb("run", spec, "--out", "out", "--pool", "inline")
+    assert done.returncode == 2, done.stdout + done.stderr
+    told = "this is Python 3.7.5; the agent needs 3.8 or newer, so name another python for this"
+    assert f"error: device 'alpha': board '127.0.0.1': {told} board" in done.stderr
     assert "Traceback" not in done.stderr
     assert rows(place) == 0
 
@@ -264,3 +357,15 @@ measure: {{latency: false}}
     assert abs(here["sqnr_db"] - there["sqnr_db"]) < 0.1
     assert abs(here["value"] - there["value"]) < 0.005
     assert there["runtime"] == "tflite-runtime 2.14.0"
+    assert place.qb("report", "out").returncode == 0
+    report = place.folder / "out" / "report"
+    beside = pd.read_parquet(report / "devices.parquet").set_index(["device", "scheme"])
+    assert set(beside.index.get_level_values("device")) == {"cpu", "alpha"}
+    assert set(beside.loc["alpha", "runtime"]) == {"tflite-runtime 2.14.0"}
+    assert beside["host"].notna().all()
+    pairs = pd.read_parquet(report / "agreement.parquet").set_index(
+        ["scheme", "device", "execution", "other_device", "other_execution"]
+    )
+    pair = pairs.loc[("static", "cpu", "native", "alpha", "native")]
+    assert pair["top1_agreement"] > 0.98
+    assert pair["sqnr_db"] > 25

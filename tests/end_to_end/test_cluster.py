@@ -142,6 +142,36 @@ def test_a_wrong_address_is_a_clear_error(place):
     assert "Traceback" not in done.stderr
 
 
+SHIPPED = """
+from pathlib import Path
+
+import numpy as np
+from stranger import Linear
+
+
+def from_file():
+    assert not Path("out").exists(), "the run folder came along"
+    return Linear(np.loadtxt("weights/centres.txt"))
+"""
+
+
+def test_a_node_runs_the_code_of_the_driver_s_folder_where_that_is_sent(place, cluster):
+    """Plug-ins write their log beside themselves: nothing of them runs in the driver's folder."""
+    (place.folder / "shipped.py").write_text(SHIPPED)
+    (place.folder / "weights").mkdir()
+    weights = np.random.default_rng(0).standard_normal((4, 8))
+    np.savetxt(place.folder / "weights" / "centres.txt", weights)
+    text = SPEC.replace("sim", "none").replace("stranger:centroids\n", "shipped:from_file\n")
+    spec = place.spec(re.sub(r"bits: .*", "bits: [w8, w4a8]", text))
+    run = "run", spec, "--address", cluster.address
+    done = place.qb(*run, "--out", "out", "--ship-code")
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = place.results("out")
+    assert set(results["status"]) == {"ok"}
+    assert set(results["model"]) == {"shipped:from_file", "big"}
+    assert place.log() == []
+
+
 def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster):
     plain = SPEC.replace("devices: [{name: board, labels: {qb/board: sim}}]\n", "")
     reference = place.qb("run", place.spec(plain, "plain.yaml"), "--out", "plain", "--pool=inline")
@@ -171,16 +201,22 @@ def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster)
 
 def test_a_worker_with_a_gpu_sees_it_alone_and_one_without_sees_none(place, cluster):
     # Ray takes the word of whoever starts a node: no GPU is touched here.
-    node = cluster.add_node(num_cpus=2, num_gpus=1, labels={"qb/accelerator": "sim"})
+    node = cluster.add_node(num_cpus=3, num_gpus=2, labels={"qb/accelerator": "sim"})
     devices = "[cpu, {name: gpu, accelerator: sim}]"
+    models = [
+        {"name": "stranger:centroids", "label": f"m{scale}", "options": {"scale": scale}}
+        for scale in (1, 2)
+    ]
     text = f"""
 sweep: gpus
-models: ["stranger:centroids"]
+models: {json.dumps(models)}
 datasets: ["stranger:blobs"]
 schemes: [weight_only]
 bits: [w8]
 execution: simulated  # a native cell's twin is simulated on the CPU, by any worker
-backends: ["stranger:GpuBackend", "stranger:NumpyBackend"]
+backends:
+  - {{name: "stranger:GpuBackend", label: gpu, options: {{workers: 2}}}}
+  - "stranger:NumpyBackend"
 devices: {devices}
 measure: {{latency: false}}
 """
@@ -188,11 +224,12 @@ measure: {{latency: false}}
     cluster.remove_node(node)
     assert done.returncode == 0, done.stdout + done.stderr
     results = place.results("out").set_index(["backend", "device"]).sort_index()
-    on_gpu = results.loc[[("stranger:GpuBackend", "gpu")]]
+    on_gpu = results.loc[[("gpu", "gpu")]]
     assert set(on_gpu["status"]) == {"ok"}
     other = results.loc[[("stranger:NumpyBackend", "gpu")]]
     assert set(other["error"]) == {"stranger:NumpyBackend computes on no GPU"}
-    assert {word for word in place.log() if "sees" in word} == {"cpu sees ''", "gpu sees '0'"}
+    sees = {word for word in place.log() if "sees" in word}
+    assert sees == {"cpu sees ''", "gpu sees '0'", "gpu sees '1'"}
 
 
 def test_a_node_with_a_runtime_alone_runs_what_another_has_made(place, cluster):
@@ -222,8 +259,12 @@ measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
     assert results.loc[results["status"] == "ok", "speedup"].notna().all()
     # What its kernels are held against is simulated where it is made, and found by the other.
     assert results.loc[results["bits"] == "w8", "reference_sqnr_db"].notna().all()
-    whats = {line for line in place.log() if " on " in line}
-    assert whats == {"made on converter", "run on converter", "run on runtime"}
+    made = sorted(line for line in place.log() if " made on " in line)
+    # Each once, but what a simulation starts from: it may be another backend's.
+    names = "float", "float", "native w2", "native w8", "simulated w8"
+    assert made == [f"{name} made on converter" for name in names]
+    runs = {line for line in place.log() if line.startswith("run on ")}
+    assert runs == {"run on converter", "run on runtime"}
 
 
 def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(place, cluster):

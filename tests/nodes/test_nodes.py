@@ -3,10 +3,11 @@ import os
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
-from qb_cluster.nodes import environment, self_description
+from qb_cluster.nodes import cores, environment, self_description
 from qb_cluster.nodes.cores import available_cores, cpu_quota, pinned
 from qb_cluster.nodes.load import Load
 
@@ -75,10 +76,9 @@ def test_the_quota_of_a_container_is_read_of_both_versions_of_control_groups(
 
 
 def test_a_node_offers_no_more_cores_than_its_quota_and_says_that_this_is_noise(monkeypatch):
-    cores = tuple(range(8))
-    monkeypatch.setattr(self_description, "available_cores", lambda: cores)
+    monkeypatch.setattr(cores, "available_cores", lambda: tuple(range(8)))
     for quota, offered in ((2.5, 2), (0.5, 1), (8.0, 8), (None, 8)):
-        monkeypatch.setattr(self_description, "cpu_quota", lambda quota=quota: quota)
+        monkeypatch.setattr(cores, "cpu_quota", lambda quota=quota: quota)
         node = self_description.describe_this_node()
         assert node.cores == offered
         assert f"--num-cpus={offered}" in node.ray_arguments()
@@ -110,3 +110,62 @@ def test_a_fingerprint_names_the_hardware_and_neither_its_host_nor_its_libraries
     others = {fingerprint(**{key: value}) for key, value in changes.items()}
     others.add(fingerprint(memory_bytes=2**60))
     assert len(others - {here}) == 5
+
+
+class NVML:
+    """What nvidia-ml-py does on a machine with two GPUs that differ in their UUIDs alone."""
+
+    NVMLError = RuntimeError
+
+    def __init__(self, name="NVIDIA L4", memory=24 * 10**9, driver="570.86", maker="GPU"):
+        self.nvmlInit = self.nvmlShutdown = lambda: None
+        self.nvmlSystemGetDriverVersion = lambda: driver
+        self.nvmlDeviceGetCount = lambda: 2
+        self.nvmlDeviceGetHandleByIndex = lambda index: index
+        self.nvmlDeviceGetName = lambda _: name
+        self.nvmlDeviceGetUUID = lambda index: f"{maker}-{index}"
+        self.nvmlDeviceGetMemoryInfo = lambda _: SimpleNamespace(total=memory)
+        self.nvmlDeviceGetCudaComputeCapability = lambda _: (8, 9)
+
+
+def with_gpus(monkeypatch, ask, *, shown="0", **gpus):
+    """Ask about a machine with GPUs, of which CUDA shows some; what was known is not kept."""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "pynvml", NVML(**gpus))
+        patch.setenv("CUDA_VISIBLE_DEVICES", shown)
+        patch.setattr(environment, "own_gpu", environment.own_gpu.__wrapped__)
+        return ask()
+
+
+def test_a_process_s_own_gpu_is_the_first_that_cuda_shows_it(monkeypatch):
+    def own(shown):
+        return with_gpus(monkeypatch, environment.own_gpu.__wrapped__, shown=shown)
+
+    assert own("1") == {
+        "index": 1,
+        "name": "NVIDIA L4",
+        "memory_bytes": 24 * 10**9,
+        "driver": "570.86",
+        "compute_capability": "8.9",
+        "uuid": "GPU-1",
+    }
+    assert own("GPU-0,1")["uuid"] == "GPU-0"
+    assert own("") is None
+
+
+def test_a_fingerprint_with_a_gpu_names_its_kind_and_not_which_one_it_is(monkeypatch):
+    def fingerprint(gpus=1, **changes):
+        ask = environment.fingerprint.__wrapped__
+        return with_gpus(monkeypatch, lambda: ask(gpus), **changes)
+
+    here = fingerprint()
+    assert fingerprint(shown="1") == fingerprint(maker="another GPU") == here
+    others = {
+        fingerprint(name="NVIDIA L40"),
+        fingerprint(memory=48 * 10**9),
+        fingerprint(driver="580.1"),
+        fingerprint(gpus=0),
+        fingerprint(shown=""),
+    }
+    assert len(others - {here}) == 4, "without a GPU it is the same whether or not one is asked for"
+    assert fingerprint(gpus=0) == environment.fingerprint()

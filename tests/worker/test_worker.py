@@ -12,6 +12,7 @@ from qb_cluster.contracts import (
     Ref,
     Task,
 )
+from qb_cluster.nodes import environment
 from qb_cluster.nodes.cores import available_cores
 from qb_cluster.worker import Worker
 from qb_cluster.worker.artifact_cache import ArtifactCache
@@ -163,3 +164,20 @@ def test_calibration_reaches_the_backend(run):
     object.__setattr__(asked, "bits", Bits(4, 8))
     object.__setattr__(asked, "calibration", Calibration(samples=5))
     assert run(asked).status == "ok"
+
+
+GPU = {"name": "NVIDIA L4", "memory_bytes": 24 * 10**9, "driver": "570.86", "uuid": "GPU-0"}
+
+
+@pytest.mark.parametrize("stage", ["quality", "latency"])
+def test_a_row_of_a_device_with_a_gpu_names_it_and_one_of_the_cpu_does_not(run, monkeypatch, stage):
+    monkeypatch.setattr(environment, "own_gpu", lambda: GPU)
+    monkeypatch.setattr(worker_stubs.Stub, "on_gpu", lambda stub: stub, raising=False)
+    without = run(cell(), stage)
+    asked = cell()
+    object.__setattr__(asked, "device", replace(asked.device, gpus=1))
+    outcome = run(asked, stage)
+    assert (without.status, outcome.status) == ("ok", "ok")
+    assert (without.values["accelerator"], outcome.values["accelerator"]) == (None, "NVIDIA L4")
+    assert outcome.environment["gpu"] == GPU
+    assert "gpu" not in without.environment

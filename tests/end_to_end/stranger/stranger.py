@@ -25,6 +25,7 @@ from qb_cluster.quantization.affine import (
 )
 
 FEATURES, CLASSES = 8, 4
+LOG = Path(__file__).parent / "log.txt"
 
 
 class Linear:
@@ -109,7 +110,7 @@ def top_k(outputs, targets, k=2):
 
 
 def log(word):
-    with (Path(__file__).parent / "log.txt").open("a") as file:
+    with LOG.open("a") as file:
         file.write(word + "\n")
 
 
@@ -141,6 +142,9 @@ class NumpyBackend:
         bits = quantization.bits
         log(f"{quantization.execution} {quantization.scheme.name} {bits}")
         time.sleep(self.pause_s)
+        # Until a test says so, which by the environment changes no cell either.
+        while not Path(os.environ.get("STRANGER_WAITS_FOR", "/")).exists():
+            time.sleep(0.02)
         if str(bits) == self.poison:
             sys.stdout.write(f"about to die of {bits}\n")
             sys.stdout.flush()
@@ -176,17 +180,27 @@ class NumpyBackend:
 
 
 class GpuBackend(NumpyBackend):
-    """The same, and it says which GPUs it sees when it converts for one or for none."""
+    """The same, and it says which GPUs it sees when it converts for one or for none.
 
-    where = "cpu"
+    Where it converts for one, it waits until so many workers have said that they see another.
+    """
+
+    def __init__(self, workers=1, where="cpu"):
+        super().__init__()
+        self.workers = workers
+        self.where = where
 
     def on_gpu(self):
-        there = GpuBackend(self.pause_s)
-        there.where = "gpu"
-        return there
+        return GpuBackend(self.workers, "gpu")
 
     def convert(self, model, example):
         log(f"{self.where} sees '{os.environ.get('CUDA_VISIBLE_DEVICES')}'")
+        deadline = time.monotonic() + 30  # then the test fails by what the log says
+        while self.where == "gpu" and time.monotonic() < deadline:
+            seen = {line for line in LOG.read_text().splitlines() if line.startswith("gpu sees")}
+            if len(seen) >= self.workers:
+                break
+            time.sleep(0.02)
         return super().convert(model, example)
 
 
@@ -198,20 +212,20 @@ class ApartBackend(NumpyBackend):
         return "numpy", f"stranger-of-{os.environ.get('STRANGER_ROLE')}"
 
     def convert(self, model, example):
-        self._toolchain()
+        self._toolchain("float")
         return super().convert(model, example)
 
     def quantize(self, model, baseline, quantization, calibration):
-        self._toolchain()
+        self._toolchain(f"{quantization.execution} {quantization.bits}")
         return super().quantize(model, baseline, quantization, calibration)
 
     def open(self, artifact, model, threads):
         log(f"run on {os.environ['STRANGER_ROLE']}")
         return super().open(artifact, model, threads)
 
-    def _toolchain(self):
+    def _toolchain(self, what):
         role = os.environ["STRANGER_ROLE"]
-        log(f"made on {role}")
+        log(f"{what} made on {role}")
         if role != "converter":
             raise ImportError("no toolchain here")
 
@@ -228,6 +242,12 @@ class BoardBackend(NumpyBackend):
     """The same, for boards too."""
 
     board_runtime = "stranger_board"
+
+
+class WrongOnBoards(NumpyBackend):
+    """The same, and boards compute what it makes wrongly."""
+
+    board_runtime = "stranger_wrong_board"
 
 
 def _artifact(arrays, parameters, quantized, stored):
