@@ -183,7 +183,7 @@ def propose(folder: str, model: str, scheme: str, bits: float | None, sqnr: floa
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, with all that was found.")
 def node(*, as_json: bool) -> None:
-    """Print what this machine is, as arguments: ray start --address=HOST:PORT $(qb node)."""
+    """Print what this machine is, for Ray: node=$(qb node) && ray start --address=… $node."""
     from qb_cluster.nodes.self_description import describe_this_node
 
     found = describe_this_node()

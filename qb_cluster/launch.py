@@ -101,9 +101,9 @@ def launch(
         statuses = Counter(folder.finished().values())
     counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     console.print(
-        f"{sum(statuses.values())} cells in {out}: {counts} "
-        f"({time.monotonic() - began:.0f} s, {sum(sweep.written.values())} of them now)\n"
-        f"next: qb report {out}",
+        f"{sum(statuses.values())} cells in {out}: {counts or 'none has ended'} "
+        f"({time.monotonic() - began:.0f} s, {sum(sweep.written.values())} of them now)"
+        + (f"\nnext: qb report {out}" if statuses else ""),
         highlight=False,
         markup=False,
         soft_wrap=True,

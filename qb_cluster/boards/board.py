@@ -123,7 +123,8 @@ class Board:
             BoardLostError: the connection was lost at once.
             BoardCrashedError: the runtime brought the agent down.
         """
-        board = cls(str(getattr(where, "host", where)), owner, who)
+        named = f"board '{where.host}'" if isinstance(where, SshBoard) else f"interpreter '{where}'"
+        board = cls(named, owner, who)
         try:
             board._call(board._start(where, make_bundle(runtime)))
             board.facts, _ = board._ask("hello")
@@ -227,7 +228,7 @@ class Board:
 
     def _exchange(self, header: dict[str, Any], payloads: Sequence[bytes]) -> _Reply:
         if self._is_lost or self._loop.is_closed():
-            raise BoardLostError(f"board '{self.name}': the connection has ended; connect again")
+            raise BoardLostError(f"{self.name}: the connection has ended; connect again")
         try:
             return self._call(self._exchange_frames(encode(header, payloads), header["do"]))
         except (KeyboardInterrupt, SystemExit):
@@ -303,57 +304,56 @@ class Board:
         """Say why no agent came up."""
         words = ending.last_words
         if isinstance(error, ValueError):  # it speaks, but not as the agent does
-            raise BoardError(f"board '{self.name}': {error}")
+            raise BoardError(f"{self.name}: {error}")
         if isinstance(error, TimeoutError):
-            raise BoardLostError(f"board '{self.name}': no agent started within {_HELLO_S:g} s")
+            raise BoardLostError(f"{self.name}: no agent started within {_HELLO_S:g} s")
         if ending.status is None:
             raise BoardLostError(
-                f"board '{self.name}': the connection was lost while the agent started ({error})"
+                f"{self.name}: the connection was lost while the agent started ({error})"
             ) from error
         if ending.signal or ending.status == ENDED:
-            hint = "; its memory was probably not enough" if ending.signal == "SIGKILL" else ""
+            hint = "; perhaps its memory was not enough" if ending.signal == "SIGKILL" else ""
             raise BoardLostError(
-                f"board '{self.name}': '{python}' was ended by {ending.signal or 'somebody'} "
+                f"{self.name}: '{python}' was ended by {ending.signal or 'somebody'} "
                 f"while the agent started{hint}. Its last words: {words or 'none'}"
             ) from error
         if "quantbench: " in words:
-            raise BoardError(f"board '{self.name}': {words.rpartition('quantbench: ')[2]}")
+            raise BoardError(f"{self.name}: {words.rpartition('quantbench: ')[2]}")
         if ending.status in {126, 127}:
             raise BoardError(
-                f"board '{self.name}' has no '{python}' that can be run ({words}); name the "
-                "python for this board"
+                f"{self.name} has no '{python}' that can be run ({words}); name another Python"
             )
         raise BoardError(
-            f"board '{self.name}': '{python}' does not start the agent: it ended with "
+            f"{self.name}: '{python}' does not start the agent: it ended with "
             f"status {ending.status} and wrote {words or 'nothing'}; is it a Python ≥ 3.8? "
-            "Name the python for this board"
+            "Name another one"
         )
 
     def _explain(self, ending: Ending, do: str, error: Exception) -> NoReturn:
         """Say why there was no answer."""
         words = ending.last_words
         if isinstance(error, TimeoutError):
-            raise BoardLostError(f"board '{self.name}': no answer to '{do}' in {_HELLO_S:g} s")
+            raise BoardLostError(f"{self.name}: no answer to '{do}' in {_HELLO_S:g} s")
         if ending.status is None:
             raise BoardLostError(
-                f"board '{self.name}': the connection was lost in the middle of '{do}': the "
+                f"{self.name}: the connection was lost in the middle of '{do}': the "
                 "network, or the board went down or rebooted"
             ) from error
         if ending.status in {0, ENDED}:
             raise BoardLostError(
-                f"board '{self.name}': the agent ended in the middle of '{do}': "
+                f"{self.name}: the agent ended in the middle of '{do}': "
                 f"{words.rpartition('quantbench: ')[2] or 'its input was closed'}"
             ) from error
-        hint = "; its memory was probably not enough" if ending.signal == "SIGKILL" else ""
+        hint = "; perhaps its memory was not enough" if ending.signal == "SIGKILL" else ""
         raise BoardCrashedError(
-            f"board '{self.name}': the agent died in the middle of '{do}' by "
+            f"{self.name}: the agent died in the middle of '{do}' by "
             f"{ending.signal or f'status {ending.status}'}{hint}. Its last words: "
             f"{words or 'none'}"
         ) from error
 
     def _refuse(self, answer: dict[str, Any]) -> NoReturn:
         """Raise what the agent's typed error stands for."""
-        kind, message = answer["error"], f"board '{self.name}': {answer['message']}"
+        kind, message = answer["error"], f"{self.name}: {answer['message']}"
         error = _ERRORS.get(kind, CellError)(message)
         if "traceback" in answer:
             error.add_note(f"On the board:\n{answer['traceback']}")

@@ -32,7 +32,7 @@ if sys.version_info < (3, 8):
     sys.exit("quantbench: this is Python %d.%d.%d; the agent needs 3.8 or newer, so name another "
              "python for this board" % sys.version_info[:3])
 import fcntl, shutil, tempfile
-size, parent = int(sys.argv[1]), sys.argv[2] or tempfile.gettempdir()
+size, parent = int(sys.argv[1]), os.path.expanduser(sys.argv[2]) or tempfile.gettempdir()
 folder = ""
 try:
     folder = tempfile.mkdtemp(prefix="{PREFIX}", dir=parent)
@@ -51,8 +51,9 @@ try:
     os.execv(sys.executable, [sys.executable, agent, folder, sys.argv[3]])
 except BaseException as error:
     shutil.rmtree(folder, ignore_errors=True)
-    sys.exit("quantbench: the agent cannot be kept in %s (%s); free some space there, or name "
-             "another folder for this board" % (parent, error))
+    todo = "make it" if getattr(error, "errno", 0) == 2 else "free some space there"
+    sys.exit("quantbench: the agent cannot be kept in %s (%s); %s, or name another folder for "
+             "this board" % (parent, error, todo))
 """
 
 

@@ -220,7 +220,7 @@ def _why_not(  # noqa: PLR0911  one return per reason
     if isinstance(error, asyncssh.PermissionDenied):
         return (
             f"{here} accepts none of our keys (passwords are never asked for); try "
-            f"`ssh-copy-id{port} {user}{board.host}`, or name the key for this board"
+            f"`ssh-copy-id{port}{key}{option} {user}{board.host}`, or name the key for this board"
         )
     if isinstance(error, asyncssh.KeyImportError):
         return (

@@ -110,9 +110,21 @@ class Admission:
         return Counter({device: len(jobs) for device, jobs in self._unknown.items()})
 
     def content_known(
-        self, baseline: Cell, content: Content | None, error: str | None
+        self,
+        baseline: Cell,
+        content: Content | None,
+        error: str | None,
+        *,
+        has_runtime: bool = False,
     ) -> list[Action]:
-        """Take what a content stage found, or a runtime stage after it; ``None`` when it failed."""
+        """Take what a content stage found, or a runtime stage after it; ``None`` when it failed.
+
+        Args:
+            baseline: whose.
+            content: what its names stand for now.
+            error: of the stage.
+            has_runtime: whether the runtime was asked for.
+        """
         kept = self._past.kept[baseline.cell_id]
         before = kept[0].quality.content if kept[0].quality else None
         if before is not None and before.runtime is None:  # of before content had any
@@ -122,7 +134,8 @@ class Admission:
             text = f"{where}: whether its rows still hold cannot be checked ({error}); they stay"
             return [Notice(text), *self._keep_baseline(baseline, kept)]
         device, changes = baseline.device, content.changes(before)
-        if content.runtime is None and not device.prepares and changes in ([], ["runtime"]):
+        is_open = not (device.prepares or has_runtime)
+        if is_open and changes in ([], ["runtime"]):
             self._queue(Job(baseline, "runtime", content=content))
             return []
         if changes == ["runtime"] and self._nodes(device) > 1:

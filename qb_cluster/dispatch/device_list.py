@@ -9,11 +9,8 @@ from typing import Any, Final
 from tabulate import tabulate
 
 from qb_cluster.dispatch.preflight import NodeFacts
-from qb_cluster.nodes.labels import is_key, is_value
+from qb_cluster.nodes.labels import OURS, RUNTIMES, is_key, is_value
 
-_RUNTIMES: Final = (
-    "qb/torch", "qb/tensorflow", "qb/onnxruntime", "qb/ai-edge-litert", "qb/tflite-runtime",
-)  # fmt: skip
 _BOARD: Final = "qb/board"
 _ARCH: Final = "qb/arch"
 _ACCELERATOR: Final = "qb/accelerator"
@@ -203,7 +200,7 @@ def _key(key: str) -> str:
 
 
 def _runtimes(labels: Mapping[str, str]) -> list[str]:
-    return [f"{key.removeprefix('qb/')}={labels[key]}" for key in _RUNTIMES if key in labels]
+    return [f"{name}={labels[OURS + name]}" for name in RUNTIMES if OURS + name in labels]
 
 
 def _new_name(wanted: str, taken: set[str]) -> str:

@@ -60,8 +60,8 @@ def _unmet(device: Device, nodes: Sequence[NodeFacts]) -> str | None:
         fitting = [node for node in fitting if node.gpus]
         if not fitting:
             return (
-                f"device '{device.name}' asks for a GPU and no node{such} has one; start Ray there "
-                "with what `qb node` says, and install qb-cluster[nvidia]"
+                f"device '{device.name}' asks for a GPU and no node{such} has one; install "
+                "qb-cluster[nvidia] where it is, and start a cluster's Ray with what `qb node` says"
             )
     largest = max(fitting, key=lambda node: node.cores)
     if largest.cores >= device.threads:

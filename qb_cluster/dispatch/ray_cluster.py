@@ -12,11 +12,11 @@ from typing import Any
 
 from qb_cluster.contracts import Device
 from qb_cluster.dispatch import ray_access
+from qb_cluster.dispatch.ray_address import find_head, split_address
 from qb_cluster.errors import PoolError
 from qb_cluster.nodes.cores import THREAD_VARIABLES
 from qb_cluster.nodes.labels import LOCK
 
-CONNECT_TIMEOUT_S = 5.0
 PROBE_TIMEOUT_S = 0.5
 # Read by Ray when it is imported or starts its processes.
 _RAY_SETTINGS = {
@@ -84,8 +84,13 @@ class RayCluster:
             os.environ.setdefault(name, value)
         if code is not None:  # a job of Ray's sent its folder already, which the code has too
             os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
-        import ray
-
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise PoolError(
+                f"Ray is not installed in this Python ({error}): `pip install ray`, or run the "
+                "sweep without it by --pool inline"
+            ) from error
         self._ray: Any = ray
         self._cores = cores
         self.is_own = address is None
@@ -117,7 +122,7 @@ class RayCluster:
         ray._private.worker._worker_logs_enabled = False  # noqa: SLF001
         context = ray.get_runtime_context()
         self.own_node: str = context.get_node_id()
-        self._head = _split(context.gcs_address)
+        self._head = split_address(context.gcs_address)
 
     def nodes(self) -> dict[str, Node]:
         """Give the nodes that are alive, by id.
@@ -207,45 +212,12 @@ class RayCluster:
 
 def _entered(address: str, allow_unauthenticated: bool) -> str:
     """Give the ``host:port`` of a cluster's head, once it is known that it may be used."""
-    found = _answering(address)
+    found = find_head(address)
     access = ray_access.knock(found)
     if not allow_unauthenticated:
         ray_access.refuse_open(found, access)
     ray_access.refuse_versions(found, access)
     return found
-
-
-def _answering(address: str) -> str:
-    """Give the ``host:port`` of a cluster's head, once it is known that somebody listens there.
-
-    Ray would try for five minutes.
-    """
-    from ray._private import services
-
-    # What "auto" means, too. Ray takes loopback for this machine's outer address, where a cluster
-    # that listens at loopback alone is not; it leaves the same address in the form of IPv6 alone.
-    found: str = services.canonicalize_bootstrap_address_or_die(address)
-    host, port = _split(found)
-    try:
-        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
-    except ConnectionRefusedError:
-        if host != services.get_node_ip_address() or not _listens(("127.0.0.1", port)):
-            raise
-        return f"[::ffff:127.0.0.1]:{port}"
-    return found
-
-
-def _split(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _listens(address: tuple[str, int]) -> bool:
-    try:
-        socket.create_connection(address, PROBE_TIMEOUT_S).close()
-    except OSError:
-        return False
-    return True
 
 
 def _refuses(address: tuple[str, int]) -> bool:

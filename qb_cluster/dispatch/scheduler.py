@@ -257,7 +257,8 @@ class Scheduler:
             content = outcome.content
             if job.content is not None and outcome.status == "ok":
                 content = replace(job.content, runtime=outcome.values["runtime"])
-            return self._admission.content_known(cell, content, outcome.error)
+            has = job.stage == "runtime"
+            return self._admission.content_known(cell, content, outcome.error, has_runtime=has)
         if job.stage == "prepare" and outcome.status == "ok":
             self._preparations.ended(job, outcome)
             return []

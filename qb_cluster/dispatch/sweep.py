@@ -160,8 +160,9 @@ class Sweep:
         if stranded:
             what = ", ".join(f"{count} for '{device.label}'" for device, count in stranded.items())
             raise PoolError(
-                f"nothing has run for {self._stranded_s:g} s: no node serves what is left ({what} "
-                "at least); bring such a node up, then run the same command again"
+                f"nothing has run for {self._stranded_s:g} s: there is no node, and no board that "
+                f"answers, for what is left ({what} at least); bring one up, then run the same "
+                "command again. Finished cells are kept"
             )
 
     def _act(self, actions: Iterable[Action]) -> None:

@@ -12,6 +12,15 @@ from qb_cluster.nodes.accelerators import Accelerator
 
 LOCK: Final = "qb_lock"
 """The resource that a sweep holds while it uses a node: two would be noise to each other."""
+RUNTIMES: Final = (
+    "ai-edge-litert", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tflite-runtime", "torch",
+)  # fmt: skip
+OURS: Final = "qb/"
+KEYS: Final = tuple(
+    OURS + name
+    for name in ("accelerator", "arch", "board", "cpu", "host", "python", "version", *RUNTIMES)
+)
+"""What a node says of itself; other keys of ours would be slips of the pen."""
 LONGEST_VALUE: Final = 63
 _LABEL: Final = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _PREFIX: Final = "[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"

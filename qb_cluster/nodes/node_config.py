@@ -13,11 +13,12 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
 from qb_cluster.errors import QuantBenchError
-from qb_cluster.nodes.labels import is_key, is_value
+from qb_cluster.nodes.labels import KEYS, OURS, is_key, is_value
 
 VARIABLE: Final = "QB_NODE_CONFIG"
 DEFAULT: Final = "~/.config/quantbench/node.toml"
@@ -99,6 +100,12 @@ def _check_label(file: Path, key: str, value: str) -> None:
         )
     if key.startswith("ray.io/"):
         raise NodeConfigError(f"{file}: labels: '{key}' is Ray's own; choose another name")
+    if key.startswith(OURS) and key not in KEYS:
+        near = get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(KEYS)}"
+        raise NodeConfigError(
+            f"{file}: labels: unknown key '{key}'; {hint} Keys of your own begin otherwise"
+        )
     if not is_value(value):
         raise NodeConfigError(
             f"{file}: labels.{key}: '{value}' is no value of a label: that is 1 to 63 letters, "

@@ -6,11 +6,9 @@ import sys
 from typing import Final
 
 from qb_cluster.nodes import environment
+from qb_cluster.nodes.labels import RUNTIMES
 from qb_cluster.nodes.node_config import NodeConfig, NodeConfigError
 
-RUNTIMES: Final = (
-    "ai-edge-litert", "onnxruntime", "onnxruntime-gpu", "tensorflow", "tflite-runtime", "torch",
-)  # fmt: skip
 _TIMEOUT_S: Final = 30.0  # a board's card is slow
 _ASK: Final = """
 import importlib.metadata, json, sys

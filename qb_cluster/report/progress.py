@@ -72,7 +72,9 @@ class RunProgress:
             cell = ended.cell
             scheme = cell.scheme.label if cell.scheme else "float"
             bits = cell.bits or "f32"
-            name = f"{cell.model.label} {cell.dataset.label} {cell.backend.label} {scheme} {bits}"
+            device = "" if cell.device.name == "cpu" else f"{cell.device.label} "
+            what = f"{cell.model.label} {cell.dataset.label} {cell.backend.label}"
+            name = f"{what} {device}{scheme} {bits}"
             # A cell that was never started is no news: the plan, or its baseline's row, said so.
             if ended.status != "ok" and ended.attempt > 0:
                 self._say(ended.status, f"{name}: {ended.error}")

@@ -67,7 +67,8 @@ class Interpreter:
             return None
         if done.returncode != 0:
             return None
-        return done.stdout.decode(errors="replace").splitlines()[-1]  # others may print before
+        lines = done.stdout.decode(errors="replace").splitlines()
+        return lines[-1] if lines else None  # others may print before
 
     def run(self, task: Task) -> Outcome:
         """Run a stage there.

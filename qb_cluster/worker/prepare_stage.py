@@ -185,7 +185,7 @@ def find_twin(
     cell: Cell, preparation: Preparation, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> Twin | None:
     """Have a native cell's scheme simulated; ``None``, with a note, where that cannot be."""
-    if cell.execution != "native":
+    if cell.is_baseline or cell.execution != "native":
         return None
     note = "no backend simulates this scheme, so the kernels are held against nothing"
     if cell.simulator is not None:

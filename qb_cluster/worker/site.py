@@ -18,7 +18,7 @@ from qb_cluster.contracts import (
     SshBoard,
     Task,
 )
-from qb_cluster.errors import BoardLostError, CellError, UnsupportedError
+from qb_cluster.errors import BoardError, BoardLostError, CellError, UnsupportedError
 from qb_cluster.evaluation import latency
 from qb_cluster.nodes import environment
 from qb_cluster.nodes.accelerators import foreign_processes
@@ -343,7 +343,13 @@ class Elsewhere:
         """Give an agent that has not taken the board: one that waits already, or a new one."""
         if self._asking is not None and self._asking[0] == runtime:
             return self._asking[1]
-        agent = Board.connect(self._where, runtime, self._owner.run, self._owner.who)
+        try:
+            agent = Board.connect(self._where, runtime, self._owner.run, self._owner.who)
+        except BoardError as error:
+            if isinstance(self._where, SshBoard):
+                raise
+            hint = "or install qb-cluster there, or name another in [environments] of node.toml"
+            raise UnsupportedError(f"{error}; {hint}") from error
         if self._asking is not None:
             self._asking[1].close()
         self._asking = runtime, agent

@@ -202,7 +202,7 @@ def test_what_a_killed_agent_left_goes_when_the_next_one_starts(connect, folder)
     killed, bystander = connect(), connect()
     assert killed.lock() is None
     os.kill(killed.facts["pid"], signal.SIGKILL)
-    with pytest.raises(BoardCrashedError, match="SIGKILL; its memory was probably not enough"):
+    with pytest.raises(BoardCrashedError, match="SIGKILL; perhaps its memory was not enough"):
         killed.lock()
     assert len(list(folder.glob("quantbench-*"))) == 2
     following = connect("run 2")

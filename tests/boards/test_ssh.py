@@ -140,7 +140,7 @@ def test_the_users_own_ssh_config_is_honoured(sshd, folder, old_python, home):
         f"  IdentityFile {sshd.folder}/user_key\n  UserKnownHostsFile {sshd.known_hosts}\n"
     )
     with connect(SshBoard("bench", python=str(old_python), folder=str(folder))) as board:
-        assert board.name == "bench"
+        assert board.name == "board 'bench'"
 
 
 def test_a_config_that_would_check_no_host_key_is_refused(sshd, folder, old_python, home):

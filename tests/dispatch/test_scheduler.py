@@ -815,6 +815,52 @@ def test_a_board_with_another_runtime_runs_all_its_cells_again_and_the_user_is_t
     assert "runtime changed since its rows were written" in again.notices[0]
 
 
+def test_rows_stay_where_only_one_of_several_nodes_has_another_runtime_and_the_user_is_told():
+    """What ran on one of them would run again on the other, and again, for ever."""
+    apart = {"labels": (("a", "b"),), "prepared_on": (("c", "d"),)}
+    first = Bench(group("a", **apart), workers=0, fingerprint="h")
+    first.content = replace(CONTENT, runtime="tflite-runtime 2.13.0")
+    first.bring_up("desk", labels={"c": "d"})
+    first.bring_up("pi1", labels={"a": "b"})
+    first.run_down()
+    again = Bench(group("a", **apart), past=first.past(), workers=0, fingerprint="h")
+    again.content = replace(CONTENT, runtime="tflite-runtime 2.14.0")
+    again.bring_up("desk", labels={"c": "d"})
+    for name in ("pi1", "pi2"):
+        again.bring_up(name, labels={"a": "b"})
+    again.run_down()
+    assert again.scheduler.is_done
+    assert not again.finished
+    assert "they stay, since other nodes may still have that" in again.notices[0]
+
+
+def test_a_runtime_is_not_asked_for_where_the_cells_run_again_anyway():
+    first = Bench(group("a", ssh=BOARD), workers=1, fingerprint="h")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    again = Bench(group("a", ssh=BOARD), past=first.past(), workers=1, fingerprint="h")
+    again.content = replace(CONTENT, model="retrained")
+    again.bring_up("board", board=BOARD)
+    again.run_down()
+    stages = Counter(task.stage for task in again.started)
+    assert stages == {"content": 1, "prepare": 4, "quality": 4, "latency": 4}
+
+
+def test_rows_of_before_runtimes_were_noted_stand_by_what_the_row_says():
+    first = Bench(group("a", quantized=0, ssh=BOARD), workers=1, fingerprint="h")
+    first.bring_up("board", board=BOARD)
+    first.run_down()
+    past = first.past()
+    ((outcome, attempt),) = past.kept.values()
+    values = outcome.values | {"runtime": "tflite-runtime 2.14.0"}
+    kept = {outcome.cell_id: (replace(outcome, values=values), attempt)}
+    again = Bench(group("a", quantized=0, ssh=BOARD), replace(past, kept=kept), 1, fingerprint="h")
+    again.content = replace(CONTENT, runtime="tflite-runtime 2.14.0")
+    again.bring_up("board", board=BOARD)
+    again.run_down()
+    assert Counter(task.stage for task in again.started) == {"content": 1, "runtime": 1}
+
+
 @pytest.mark.parametrize("how", ["failed", "lost"])
 def test_rows_stay_where_a_board_does_not_say_its_runtime_and_the_user_is_told(how):
     first = Bench(group("a", quantized=0, ssh=BOARD), workers=1, fingerprint="h")

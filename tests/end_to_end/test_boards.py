@@ -71,6 +71,8 @@ def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, 
     on_boards = results[(results["device"] != "cpu") & (results["status"] == "ok")]
     assert set(on_boards["runtime"]) == {f"numpy {np.__version__}"}
     assert on_boards["latency_median_ns"].notna().all()
+    floats = results[results["scheme"].isna() | (results["scheme"] == "float")]
+    assert floats["notes"].isna().all(), set(floats["notes"])
     assert on_boards["host"].notna().all()
     texts = pd.read_parquet(place.folder / "out" / "environments")["environment_json"]
     there = [json.loads(text) for text in texts if "prepared" in text]

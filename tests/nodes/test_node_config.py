@@ -43,6 +43,7 @@ def test_a_file_that_was_named_must_exist(file):
     ("text", "message"),
     [
         ("[labels", "is no TOML"),
+        ('[labels]\n"qb/boad" = "x"\n', "unknown key 'qb/boad'; did you mean 'qb/board'?"),
         ("[label]\n", "unknown key 'label'; known: labels, environments"),
         ("labels = 3", "'labels' is a table"),
         ("[labels]\nplace = 3", "labels.place is no text"),

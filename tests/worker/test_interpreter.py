@@ -85,6 +85,10 @@ def test_without_quantbench_there_is_no_worker(other, installed, tmp_path):
     assert not Interpreter(Path("/nowhere/python"), str(tmp_path)).has_quantbench
 
 
+def test_what_prints_nothing_is_no_python_with_quantbench(tmp_path):
+    assert not Interpreter(Path("/bin/true"), str(tmp_path)).has_quantbench
+
+
 def test_the_same_quantbench_runs_there(other, installed, tmp_path):
     python, packages = other
     copy_quantbench(packages)

@@ -1,5 +1,6 @@
 """Places that run artifacts by an agent: a board behind a real SSH server, another Python."""
 
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -145,6 +146,44 @@ def test_a_cell_whose_baseline_ran_on_another_runtime_fails_and_both_are_named(w
     outcome = here.run(Task(replace(W8, execution="simulated"), "quality", 1, (), baseline.quality))
     assert outcome.status == "ok", outcome.traceback
     there.leave()
+
+
+def test_a_python_without_any_runtime_ends_its_cells_unsupported_and_says_what_to_do(
+    worker, tmp_path
+):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    there = worker(numpy=tmp_path / "bare" / "bin" / "python")
+    outcome = there.run(Task(BASELINE, "quality", 1, ()))
+    assert outcome.status == "unsupported"
+    assert outcome.error.startswith(f"interpreter '{tmp_path}/bare/bin/python': ")
+    assert "has no NumPy that can be loaded" in outcome.error
+    assert "[environments] of node.toml" in outcome.error
+
+
+def test_a_latency_stage_that_comes_to_another_runtime_times_nothing(worker):
+    """The row says which runtime gave its quality: its times are of the same."""
+    here, there = worker(), worker(numpy=python_with_tflite_runtime())
+    timed = replace(W8, measure=FLOAT.measure)
+    baseline = there.run(Task(BASELINE, "quality", 1, ())).quality
+    quality = there.run(Task(timed, "quality", 1, (), baseline)).quality
+    outcome = there.run(Task(timed, "latency", 1, (), baseline, quality))
+    assert outcome.status == "ok", outcome.traceback
+    outcome = here.run(Task(timed, "latency", 1, (), baseline, quality))
+    assert outcome.status == "failed"
+    assert "runs this on the node's own libraries, and ran the float baseline on" in outcome.error
+    there.leave()
+
+
+def test_a_baseline_of_before_runtimes_were_noted_does_for_a_device_apart(worker):
+    apart = Device("pi", labels=(("a", "b"),), prepared_on=(("c", "d"),))
+    here = worker()
+    float_cell, w8 = (replace(cell, device=apart) for cell in (BASELINE, W8))
+    made = here.run(Task(float_cell, "prepare", 1, ()))
+    baseline = here.run(Task(float_cell, "quality", 1, (), prepared=made)).quality
+    old = replace(baseline, content=replace(baseline.content, runtime=None))
+    made = here.run(Task(w8, "prepare", 1, (), old))
+    outcome = here.run(Task(w8, "quality", 1, (), old, prepared=made))
+    assert outcome.status == "ok", outcome.traceback
 
 
 def test_what_a_baseline_stands_for_has_the_runtime_that_is_apart(worker):

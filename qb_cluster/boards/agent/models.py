@@ -51,8 +51,11 @@ class Models:
         is_pinned = self._pin(tuple(cores))
         try:
             run = self._runtime.load(data, threads)
-        except (NotImplementedError, RuntimeError) as error:
+        except NotImplementedError as error:
             raise Refusal("unsupported", str(error)) from error
+        except RuntimeError as error:
+            said = " ".join(str(error).split())
+            raise Refusal("unsupported", f"the runtime there does not take it: {said}") from error
         except ValueError as error:
             raise Refusal("invalid", str(error)) from error
         self._last += 1
