@@ -90,8 +90,7 @@ class Board:
     Attributes:
         name: for messages.
         facts: ``machine`` (see ``nodes.machine``), ``python``, ``numpy``, ``runtime``,
-            ``runtime_version``, ``free_memory_bytes``, ``free_disk_bytes``, ``boot_id`` (changes
-            when the board reboots) and the agent's ``pid``.
+            ``runtime_version``, ``free_memory_bytes``, ``free_disk_bytes`` and the agent's ``pid``.
     """
 
     def __init__(self, name: str, owner: str, who: str) -> None:

@@ -100,7 +100,7 @@ RESULTS: Final = (
     Column("arch", _TEXT, "that machine's processor architecture, such as `aarch64`"),
     Column("board", _TEXT, "what that machine calls itself; null where it does not say"),
     Column("accelerator", _TEXT, "name of the GPU it ran on; null on the processor"),
-    Column("runtime", _TEXT, "what ran it there, such as `tflite-runtime 2.14.0`"),
+    Column("runtime", _TEXT, "what ran it, apart from what made it: `tflite-runtime 2.14.0`"),
     Column("affinity", _TEXT, "cores the worker was pinned to, such as `0,1`"),
     Column("niceness", _INT, "niceness of the worker"),
     Column("foreign_cores", _REAL, "cores that others kept busy while it was timed"),

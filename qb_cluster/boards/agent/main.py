@@ -16,7 +16,6 @@ import select
 import signal
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -204,7 +203,6 @@ class Agent:
             "runtime_version": version,
             "free_memory_bytes": free_memory_bytes(),
             "free_disk_bytes": free_disk_bytes(self._folder.path),
-            "boot_id": _boot_id(),
             "pid": os.getpid(),
         }
 
@@ -220,11 +218,3 @@ def main(runtime: str) -> None:
     output = os.dup(1)
     os.dup2(2, 1)
     Agent(runtime, Path(sys.argv[1]), float(sys.argv[2]), output).serve()
-
-
-def _boot_id() -> str | None:
-    """Give what changes when the board reboots."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return f"up since {time.time() - time.monotonic():.0f}"
