@@ -174,9 +174,8 @@ def _entry(kind: _Kind, labels: Mapping[str, str], names: set[str]) -> str:
         return f"  - {{name: cpu, threads: {kind.threads}}}  # {comment}"
     words = [value for value in labels.values() if value != _NONE]
     wanted = [*words, "gpu" if kind.has_gpu else "node"][0]
-    keys = [
-        f"name: {json.dumps(_new_name(wanted, names))}"
-    ]  # YAML could take "5" or "no" otherwise
+    # In quotes: YAML could take 5 or no for something else than text.
+    keys = [f"name: {json.dumps(_new_name(wanted, names))}"]
     accelerator = labels.get(_ACCELERATOR, _NONE)
     if kind.has_gpu and accelerator != _NONE:
         keys += [f"accelerator: {json.dumps(accelerator)}"]
