@@ -11,7 +11,7 @@ from onnx import NodeProto, TensorProto
 
 from qb_cluster.contracts import Quantization
 from qb_onnxruntime.graph import attributes, layers
-from qb_onnxruntime.runtime import session_options
+from qb_onnxruntime.runtime import open_session, session_options
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER = (
@@ -74,7 +74,7 @@ def _optimized(data: bytes) -> onnx.GraphProto:
         options = session_options(threads=1)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         options.optimized_model_filepath = str(path)
-        ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        open_session(data, options)
         return onnx.load(path).graph
 
 

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qb_cluster.contracts import Arrays
-from qb_cluster.errors import CellError
+from qb_cluster.errors import CellError, UnsupportedError
 
 ONE_BY_ONE = "qb_one_by_one"
 """Metadata key of a file whose activation ranges span the batch, so that examples must not meet."""
@@ -33,15 +33,7 @@ class Session:
     __slots__ = ("_names", "_one_by_one", "_run")
 
     def __init__(self, data: bytes, threads: int) -> None:
-        try:
-            session = ort.InferenceSession(
-                data, session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise CellError(
-                f"onnxruntime {ort.__version__} cannot open this artifact of {len(data)} bytes "
-                f"({error}); if it was made by newer versions, install those here"
-            ) from error
+        session = open_session(data, session_options(threads))
         self._run = session.run
         self._names: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
         self._one_by_one = ONE_BY_ONE in session.get_modelmeta().custom_metadata_map
@@ -57,6 +49,29 @@ class Session:
         else:
             results = self._run(None, inputs)
         return dict(zip(self._names, map(_float32, results), strict=True))
+
+
+def open_session(data: bytes, options: Any) -> Any:
+    """Open a session on the CPU.
+
+    Raises:
+        UnsupportedError: there is no kernel for it on this CPU.
+        CellError: it cannot be opened.
+    """
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        said = str(error).splitlines()[0]
+        if type(error).__name__ == "NotImplemented":  # its class is in no public module
+            raise UnsupportedError(
+                f"onnxruntime {ort.__version__} has no kernel for this on this CPU ({said}); on "
+                "x86 without VNNI, where its fast kernels saturate, it has none for dynamic "
+                "schemes with symmetric_activations"
+            ) from error
+        raise CellError(
+            f"onnxruntime {ort.__version__} cannot open this artifact of {len(data)} bytes "
+            f"({error}); if it was made by newer versions, install those here"
+        ) from error
 
 
 def session_options(threads: int) -> Any:

@@ -30,6 +30,7 @@ class TensorFlowExecutable:
 
     def __init__(self, run: Run, specs: Mapping[str, Any]) -> None:
         self._tensor = tensorflow().constant
+        self._errors = tensorflow().errors
         self._run = run
         self._specs = dict(specs)
         batches = {name: spec.shape[0] for name, spec in self._specs.items()}
@@ -52,6 +53,7 @@ class TensorFlowExecutable:
 
         Raises:
             CellError: an input is missing.
+            UnsupportedError: there is no kernel for it on this CPU.
         """
         fed = feed(self._specs, inputs)
         count = len(next(iter(fed.values())))
@@ -64,7 +66,16 @@ class TensorFlowExecutable:
         return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
 
     def _outputs(self, fed: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
-        outputs = self._run({name: self._tensor(values) for name, values in fed.items()})
+        tensors = {name: self._tensor(values) for name, values in fed.items()}
+        try:
+            outputs = self._run(tensors)
+        except (self._errors.UnimplementedError, self._errors.InvalidArgumentError) as error:
+            if "NHWC" not in str(error):
+                raise
+            raise UnsupportedError(
+                "TensorFlow has no kernel for channels-first convolutions on this CPU; take a "
+                "model with the channels last, or set TF_ENABLE_ONEDNN_OPTS=1, which has some"
+            ) from error
         arrays = {name: out.numpy().astype(np.float32) for name, out in outputs.items()}
         return {LONE_OUTPUT: next(iter(arrays.values()))} if len(arrays) == 1 else in_order(arrays)
 
