@@ -225,3 +225,15 @@ devices: [cpu, {json.dumps(device("alpha", net.boards["alpha"]))}]
     assert abs(here["sqnr_db"] - there["sqnr_db"]) < 0.1
     assert abs(here["value"] - there["value"]) < 0.005
     assert there["runtime"] == "tflite-runtime 2.14.0"
+    assert net.qb(place, "report", "out").returncode == 0
+    report = place.folder / "out" / "report"
+    beside = pd.read_parquet(report / "devices.parquet").set_index(["device", "scheme"])
+    assert set(beside.index.get_level_values("device")) == {"cpu", "alpha"}
+    assert set(beside.loc["alpha", "runtime"]) == {"tflite-runtime 2.14.0"}
+    assert beside["host"].notna().all()
+    pairs = pd.read_parquet(report / "agreement.parquet").set_index(
+        ["scheme", "device", "execution", "other_device", "other_execution"]
+    )
+    pair = pairs.loc[("static", "cpu", "native", "alpha", "native")]
+    assert pair["top1_agreement"] > 0.98
+    assert pair["sqnr_db"] > 25

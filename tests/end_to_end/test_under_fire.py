@@ -9,7 +9,7 @@ import pandas as pd
 import psutil
 import pytest
 
-KILLS = int(os.environ.get("QB_KILLS", "10"))
+KILLS = int(os.environ.get("QB_KILLS", "8"))
 SEED = int(os.environ.get("QB_SEED", "4"))
 MODELS = ", ".join(
     f'{{name: "stranger:centroids", label: m{n}, options: {{scale: {n}}}}}' for n in range(1, 9)
