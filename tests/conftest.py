@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ssh_server import serving
+from ssh_server import serving, wait_until
 
 # An artifact that an earlier run of the tests left in the user's cache would hide what is tested.
 os.environ["QB_CACHE_BYTES"] = "0"
@@ -61,6 +61,15 @@ def sshd(tmp_path_factory):
     """A server that boards are behind."""
     with serving(tmp_path_factory.mktemp("sshd")) as server:
         yield server
+
+
+@pytest.fixture
+def board(sshd, tmp_path):
+    """A board behind it, with our own Python; a test that leaves something on it fails."""
+    folder = tmp_path / "board"
+    folder.mkdir()
+    yield sshd.board(folder, sys.executable)
+    wait_until(lambda: not list(folder.iterdir()))
 
 
 @pytest.fixture

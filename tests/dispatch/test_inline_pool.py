@@ -1,7 +1,6 @@
 """All workers in this process, one of them with a board behind a real SSH server."""
 
 import os
-import sys
 import threading
 from dataclasses import replace
 
@@ -28,15 +27,6 @@ pytestmark = pytest.mark.usefixtures("stranger", "environment")
 def environment(monkeypatch):
     """Undo what a pool sets for this process."""
     monkeypatch.setattr(os, "environ", dict(os.environ))
-
-
-@pytest.fixture
-def board(sshd, tmp_path):
-    """A board; a test that leaves something on it fails."""
-    folder = tmp_path / "board"
-    folder.mkdir()
-    yield sshd.board(folder, sys.executable)
-    wait_until(lambda: not list(folder.iterdir()))
 
 
 @pytest.fixture

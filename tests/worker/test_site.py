@@ -35,15 +35,6 @@ pytestmark = pytest.mark.usefixtures("stranger")
 
 
 @pytest.fixture
-def board(sshd, tmp_path):
-    """A board; a test that leaves something on it fails."""
-    folder = tmp_path / "board"
-    folder.mkdir()
-    yield sshd.board(folder, sys.executable)
-    wait_until(lambda: not list(folder.iterdir()))
-
-
-@pytest.fixture
 def ann(board):
     site = Elsewhere(board, Owner("run 1", "ann on desk"))
     yield site
