@@ -27,6 +27,7 @@ class Dataset:
         ids: ``n`` distinct strings.
         calibration: calibration inputs by name, possibly of zero examples.
         calibration_ids: their distinct strings.
+        total: examples of the whole dataset, those for calibration included.
     """
 
     inputs: Arrays
@@ -34,6 +35,7 @@ class Dataset:
     ids: NDArray[np.str_]
     calibration: Arrays
     calibration_ids: NDArray[np.str_]
+    total: int
 
     def example(self) -> dict[str, NDArray[Any]]:
         """Give the first evaluation example, as a batch of one."""
@@ -49,6 +51,7 @@ class Dataset:
             self.ids[:examples],
             self.calibration,
             self.calibration_ids,
+            self.total,
         )
 
     def calibration_sample(self, calibration: Calibration) -> Arrays:
@@ -130,7 +133,8 @@ def as_dataset(raw: Any, name: str) -> Dataset:
             f"dataset '{name}': {len(shared)} examples are in evaluation and in calibration "
             f"(first: {shared[0]}); a model calibrated on what it is judged by proves nothing"
         )
-    return Dataset(inputs, targets, ids, calibration, calibration_ids)
+    total = len(ids) + len(calibration_ids)
+    return Dataset(inputs, targets, ids, calibration, calibration_ids, total)
 
 
 def _fields(raw: Any, name: str) -> Mapping[str, Any]:
@@ -214,4 +218,5 @@ def _hold_out(inputs: Arrays, targets: NDArray[Any], ids: NDArray[np.str_]) -> D
         held[:] = False
     kept = np.flatnonzero(~held)
     out = np.flatnonzero(held)
-    return Dataset(_take(inputs, kept), targets[kept], ids[kept], _take(inputs, out), ids[out])
+    held_out = _take(inputs, out), ids[out]
+    return Dataset(_take(inputs, kept), targets[kept], ids[kept], *held_out, len(ids))

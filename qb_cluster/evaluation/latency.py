@@ -92,8 +92,7 @@ def measure(
 
 def speedup(result: LatencyResult, confidence: float) -> Speedup:
     """Give the speed-up with its interval."""
-    numbers = sorted({block.block for block in result.blocks})
-    logs = np.array([math.log(_block_ratio(result, number)) for number in numbers])
+    logs = _log_medians(result, "baseline") - _log_medians(result, "quantized")
     mean = float(logs.mean())
     if len(logs) < 2:
         return Speedup(math.exp(mean), None, None, "undecided")
@@ -111,24 +110,21 @@ def speedup(result: LatencyResult, confidence: float) -> Speedup:
     return Speedup(math.exp(mean), math.exp(low), math.exp(high), verdict)
 
 
-def spread(samples: NDArray[np.int64]) -> tuple[int, int]:
-    """Give median and interquartile range, in whole nanoseconds."""
-    quarter, median, three = np.percentile(samples, [25, 50, 75])
-    return round(float(median)), round(float(three - quarter))
+def typical(result: LatencyResult, arm: Arm) -> tuple[int, int]:
+    """Give the time of one example and its interquartile range, in whole nanoseconds.
+
+    The time is the geometric mean over the blocks of each block's median, so that the times of
+    both arms divide to the speed-up. The range is over all samples.
+    """
+    quarter, three = np.percentile(result.samples(arm), [25, 75])
+    return round(math.exp(_log_medians(result, arm).mean())), round(float(three - quarter))
 
 
-def _block_ratio(result: LatencyResult, number: int) -> float:
-    medians = {
-        arm: max(
-            1.0,
-            float(
-                np.median(
-                    np.concatenate(
-                        [b.latency_ns for b in result.blocks if b.block == number and b.arm == arm]
-                    )
-                )
-            ),
-        )
-        for arm in ("baseline", "quantized")
-    }
-    return medians["baseline"] / medians["quantized"]
+def _log_medians(result: LatencyResult, arm: Arm) -> NDArray[np.float64]:
+    """Give the logarithm of each block's median in nanoseconds (at least 1), in order."""
+    samples: dict[int, list[NDArray[np.int64]]] = {}
+    for block in result.blocks:
+        if block.arm == arm:
+            samples.setdefault(block.block, []).append(block.latency_ns)
+    medians = [float(np.median(np.concatenate(samples[number]))) for number in sorted(samples)]
+    return np.log(np.maximum(1.0, medians))

@@ -104,7 +104,10 @@ def paired_examples_needed(
     itself, which no number of examples would decide.
 
     Args:
-        losses, gains, n, margin: see ``paired_p``.
+        losses: see ``paired_p``, as of all that follow.
+        gains: the same.
+        n: the same.
+        margin: the same.
         level: what p has to come down to, below one half.
     """
     return _needed(abs(_score(losses, gains, n, margin)), n, level)

@@ -1,11 +1,14 @@
 """YAML to a validated sweep spec."""
 
 from qb_cluster.spec.entries import named_backend, named_scheme
+from qb_cluster.spec.judgement import Judgement
 from qb_cluster.spec.load import load_spec
+from qb_cluster.spec.match import Axis, Match
 from qb_cluster.spec.schema import json_schema
 from qb_cluster.spec.support import (
     Resolution,
     ask_support,
+    extra_of,
     kind_of,
     not_installed,
     on_gpu,
@@ -13,8 +16,6 @@ from qb_cluster.spec.support import (
     takes,
 )
 from qb_cluster.spec.sweep import (
-    Axis,
-    Match,
     NamedBackend,
     NamedScheme,
     Override,
@@ -29,6 +30,7 @@ from qb_cluster.spec.sweep import (
 
 __all__ = [
     "Axis",
+    "Judgement",
     "Match",
     "NamedBackend",
     "NamedScheme",
@@ -41,6 +43,7 @@ __all__ = [
     "ask_support",
     "calibration_label",
     "effective",
+    "extra_of",
     "json_schema",
     "kind_of",
     "label_of",

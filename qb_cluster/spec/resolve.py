@@ -9,11 +9,14 @@ from typing import Any, Final
 
 from qb_cluster.catalog.plugins import nearest
 from qb_cluster.contracts import Bits, Calibration, Measure
+from qb_cluster.contracts.tolerance import SHARES
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.device_keys import DeviceKeys
 from qb_cluster.spec.document import Document, Location, spec_error
 from qb_cluster.spec.entries import Entries, ref_of
+from qb_cluster.spec.judgement import EVERY_CELL, Judgement, ToleranceRule
 from qb_cluster.spec.keys import Keys
+from qb_cluster.spec.match import AXES, Axis, Match
 from qb_cluster.spec.rules import misfits, why_nothing
 from qb_cluster.spec.schema import (
     CalibrationKeys,
@@ -26,10 +29,7 @@ from qb_cluster.spec.schema import (
     SweepKeys,
 )
 from qb_cluster.spec.sweep import (
-    AXES,
-    Axis,
     Change,
-    Match,
     NamedScheme,
     Override,
     Product,
@@ -54,6 +54,9 @@ MOST_CALIBRATIONS: Final = 1_000  # of a sweep or an include: its lists multiply
 _OUTERMOST: Final = ("observer", "percentile", "samples", "seed")
 """Fields of a calibration in the order of the plan, the slowest first."""
 
+_JUDGED: Final = ("tolerance", "adjust")
+"""Keys of ``measure`` that say how results are judged, and change no cell."""
+
 Misfit = tuple[Location, str]
 """Where in the spec, and what is wrong there."""
 
@@ -65,7 +68,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         SpecError: entries that cannot be made or are there twice, bits that no scheme takes,
             or rules that match nothing; all of them, with their places.
     """
-    wrong = list(_calibration_misfits(keys))
+    wrong = [*_calibration_misfits(keys), *_tolerance_misfits(keys)]
     if wrong:
         raise spec_error(document.source, [document.problem(*misfit) for misfit in wrong])
     entries = Entries(document)
@@ -85,6 +88,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         includes=includes,
         exclude=tuple(map(_match, keys.exclude)),
         overrides=tuple(map(_override, keys.overrides)),
+        judgement=_judgement(keys),
         measure=settings.measure,
         timeout_s=settings.timeout_s,
         timeout_retries=settings.timeout_retries,
@@ -161,6 +165,8 @@ def _given(keys: Keys) -> dict[str, Any]:
 
 def _change(measure: MeasureKeys, **others: Any) -> Change:
     measured = _given(measure)
+    for name in _JUDGED:
+        measured.pop(name, None)
     latency = measured.pop("latency", None)
     if "metric" in measured:
         measured["metric"] = ref_of(measured["metric"])
@@ -179,6 +185,19 @@ def _override(keys: OverrideKeys) -> Override:
         **others,
     )
     return Override(_match(keys.when), change)
+
+
+def _judgement(keys: SweepKeys) -> Judgement:
+    given = [(EVERY_CELL, keys.measure), *((_match(o.when), o.set.measure) for o in keys.overrides)]
+    rules = tuple(
+        ToleranceRule(when, measure.tolerance)
+        for when, measure in given
+        if "tolerance" in measure.model_fields_set
+    )
+    metrics = [ref_of(measure.metric) for _, measure in given]
+    shares = {metric.label for metric in metrics if metric.target in SHARES}
+    others = {metric.label for metric in metrics if metric.target not in SHARES}
+    return Judgement(rules, keys.measure.adjust, frozenset((shares | SHARES) - others))
 
 
 def _match(keys: MatchKeys) -> Match:
@@ -223,6 +242,29 @@ def _calibration_misfits(keys: SweepKeys) -> Iterator[Misfit]:
                     (*at, "percentile"),
                     "no observer here has a percentile; add observer: percentile",
                 )
+
+
+def _tolerance_misfits(keys: SweepKeys) -> Iterator[Misfit]:
+    """Tell which tolerances have no unit though two are possible, and where `adjust` is no key."""
+    usual = keys.measure.metric
+    places: list[tuple[Location, MeasureKeys]] = [
+        (("measure",), keys.measure),
+        *(
+            (("overrides", i, "set", "measure"), o.set.measure)
+            for i, o in enumerate(keys.overrides)
+        ),
+    ]
+    for at, measure in places:
+        metric = ref_of(measure.metric if "metric" in measure.model_fields_set else usual)
+        tolerance = measure.tolerance
+        if tolerance is not None and not tolerance.unit and metric.target in SHARES:
+            points, relative = f"{tolerance} pt (percentage points)", f"{tolerance} %"
+            yield (
+                (*at, "tolerance"),
+                f"{tolerance} of what? write {points}, or {relative} (of the float model's value)",
+            )
+        if len(at) > 1 and "adjust" in measure.model_fields_set:
+            yield (*at, "adjust"), "it counts the cells of the whole sweep: set it in 'measure'"
 
 
 def _list_misfits(

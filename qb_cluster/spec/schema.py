@@ -24,11 +24,17 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Calibration, Latency, Measure, ObserverName
+from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.device_keys import DeviceName, IncludedDevice
+from qb_cluster.spec.judgement import Adjust
 from qb_cluster.spec.keys import LONGEST_LABEL, NAME, Keys, OneOrMore, ZeroOrMore, form
-from qb_cluster.spec.sweep import Axis, Requested
+from qb_cluster.spec.match import Axis
+from qb_cluster.spec.sweep import Requested
 
+TOLERANCE_PATTERN: Final = (
+    r"^\s*[0-9.]+([eE][+-]?[0-9]+)? *([pP][tT][sS]?|[pP][oO][iI][nN][tT][sS]?|%)?\s*$"
+)
 BITS_PATTERN: Final = "^w([2-9]|1[0-6])(a([2-9]|1[0-6]))?$"
 DEFAULT_TIMEOUT_S: Final = 600.0
 MOST_RETRIES: Final = 10
@@ -131,6 +137,30 @@ BitsText = Annotated[
 BitsLabel = Annotated[str, BeforeValidator(_bits_as_text)]
 
 
+def _tolerance(value: Any) -> Tolerance | None:
+    match value:
+        case None | Tolerance():
+            return value
+        case str():
+            return Tolerance.parse(value)
+        case int() | float() if not isinstance(value, bool):
+            return Tolerance(float(value))
+        case _:
+            raise ValueError(f"{json.dumps(value)} is not a tolerance; write 1 pt or 1 %")
+
+
+ToleranceText = Annotated[
+    Tolerance | None,
+    PlainValidator(
+        _tolerance,
+        json_schema_input_type=Annotated[str, Field(pattern=TOLERANCE_PATTERN)]
+        | Annotated[float, Field(gt=0)]
+        | None,
+    ),
+    PlainSerializer(lambda value: None if value is None else str(value)),
+]
+
+
 # Settings
 
 
@@ -191,7 +221,12 @@ class MeasureKeys(Keys):
     examples: Annotated[int, Field(ge=1)] | None = None
     """Evaluation examples used at most, first ones first; `null` is all."""
     confidence: float = Field(default=_MEASURE.confidence, gt=0, lt=1)
-    """Of every interval."""
+    """Of every interval, and of every verdict."""
+    tolerance: ToleranceText = None
+    """The loss you accept: `1 pt` (points), `1 %` (of the float value), a number in the metric's
+    unit, or `null` for none. Default: 1 pt for accuracy, none for other metrics."""
+    adjust: Adjust = "holm"
+    """Whether verdicts are adjusted for the number of cells: `holm`, or `none`."""
     latency: Annotated[
         Annotated[bool, Tag("<lone>")] | Annotated[LatencyKeys, Tag("<mapping>")],
         Discriminator(form),

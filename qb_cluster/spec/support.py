@@ -9,6 +9,7 @@ from qb_cluster.catalog.model import ModelKind, file_kind
 from qb_cluster.catalog.plugins import is_model_file, registered
 from qb_cluster.contracts import Bits, Calibration, Execution, Quantization, Ref, Support
 from qb_cluster.errors import PlugInError
+from qb_cluster.installation import install_line
 from qb_cluster.nodes.node_config import load_node_config
 from qb_cluster.spec.sweep import NamedBackend, NamedScheme, Requested
 
@@ -53,6 +54,14 @@ def not_installed(backend: NamedBackend) -> str | None:
         if not _is_installed(module.partition(".")[0]):
             return f"module '{module}' is not installed{_remedy(backend)}"
     return None
+
+
+def extra_of(backend: NamedBackend) -> tuple[str, str] | None:
+    """Give the distribution and the extra that bring what a registered backend needs."""
+    entry_point = registered("backend").get(backend.ref.target)
+    if entry_point is None or entry_point.dist is None:
+        return None
+    return entry_point.dist.name, backend.backend.name
 
 
 @cache
@@ -148,8 +157,5 @@ def _is_installed(module: str) -> bool:
 
 
 def _remedy(backend: NamedBackend) -> str:
-    """Name the extra that brings what a registered backend needs."""
-    entry_point = registered("backend").get(backend.ref.target)
-    if entry_point is None or entry_point.dist is None:
-        return ""
-    return f"; pip install '{entry_point.dist.name}[{backend.backend.name}]'"
+    brought = extra_of(backend)
+    return f"; {install_line(brought[1], name=brought[0])}" if brought else ""

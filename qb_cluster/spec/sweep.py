@@ -2,19 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from qb_cluster.contracts import Backend, Bits, Calibration, Device, Latency, Measure, Ref, Scheme
+from qb_cluster.spec.judgement import Judgement
+from qb_cluster.spec.match import Axis, Match
 
 Requested = Literal["auto", "native", "simulated"]
 """``auto`` is native where the backend can, else simulated."""
 
-Axis = Literal[
-    "model", "dataset", "scheme", "bits", "backend", "device", "execution", "calibration"
-]
-AXES: Final[tuple[Axis, ...]] = get_args(Axis)
 SHOWN_EXECUTIONS: Final = ("native", "simulated", "unsupported")
 """What rules match on the axis ``execution``: what the plan shows, not what was asked for."""
 UNCALIBRATED: Final = "none"
@@ -141,28 +138,6 @@ class Product:
 
 
 @dataclass(frozen=True, slots=True)
-class Match:
-    """A partial match: a cell matches when each axis named here has one of its patterns.
-
-    Attributes:
-        patterns: labels, or patterns of them with ``*``, ``?`` and ``[…]``, by axis.
-    """
-
-    patterns: Mapping[Axis, tuple[str, ...]]
-
-    def accepts(self, axis: Axis, label: str) -> bool:
-        """Tell whether a label is among the patterns; any label is, on an axis not named."""
-        return axis not in self.patterns or any(
-            pattern_matches(pattern, label) for pattern in self.patterns[axis]
-        )
-
-
-def pattern_matches(pattern: str, label: str) -> bool:
-    """Tell whether a label is meant; labels hold brackets, so an equal text always matches."""
-    return pattern == label or fnmatchcase(label, pattern)
-
-
-@dataclass(frozen=True, slots=True)
 class Settings:
     """What overrides can change.
 
@@ -232,6 +207,7 @@ class SweepSpec:
         includes: products whose cells are added, whether excluded from the grid or new.
         exclude: cells of the grid that match any of these are dropped.
         overrides: applied in order, each on what the earlier ones left.
+        judgement: how results are judged; it changes no cell.
         max_cells: the most cells a plan may have; ``None`` is any number.
         source: the file.
         text: its content.
@@ -243,6 +219,7 @@ class SweepSpec:
     includes: tuple[Product, ...]
     exclude: tuple[Match, ...]
     overrides: tuple[Override, ...]
+    judgement: Judgement
     measure: Measure
     timeout_s: float
     timeout_retries: int

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 from qb_cluster.errors import RunFolderError
 from qb_cluster.storage import Folder
@@ -20,12 +20,14 @@ class Manifest:
         sweep: name of the sweep it belongs to; other sweeps are refused.
         spec_digest: digest of the spec that was run into it last.
         planned_cells: how many cells that spec has; ``None`` where nobody counted.
+        judgement: how that spec wants results judged, as JSON; ``None`` in older folders.
     """
 
     schema_version: int
     sweep: str
     spec_digest: str
     planned_cells: int | None
+    judgement: dict[str, Any] | None = None
 
 
 def read_manifest(run: Folder) -> Manifest | None:

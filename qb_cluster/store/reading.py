@@ -1,9 +1,10 @@
 """Reading a run folder, finished or not, in use or not. Nothing here writes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -27,6 +28,7 @@ class StoredRun:
         sweep: name of the sweep.
         spec_digest: digest of the spec run last.
         planned_cells: cells of that spec; ``None`` where nobody counted.
+        judgement: how that spec wants results judged, as JSON; ``None`` in older folders.
         results: the table ``results``, one row a cell; integers are nullable (``Int64``).
         layers: the table ``layers``, one row a cell, layer and mode.
         problems: one sentence for each file that was skipped.
@@ -36,6 +38,7 @@ class StoredRun:
     sweep: str
     spec_digest: str
     planned_cells: int | None
+    judgement: dict[str, Any] | None
     results: pd.DataFrame
     layers: pd.DataFrame
     problems: tuple[str, ...]
@@ -63,6 +66,7 @@ def read_run(place: str | Path) -> StoredRun:
         manifest.sweep,
         manifest.spec_digest,
         manifest.planned_cells,
+        manifest.judgement,
         results.drop_duplicates("cell_id", keep="last", ignore_index=True),
         layers.drop_duplicates(["cell_id", "layer", "mode"], keep="last", ignore_index=True),
         tuple(problems),
@@ -76,6 +80,18 @@ def read_results(place: str | Path) -> pd.DataFrame:
         RunFolderError: it is no run folder, cannot be read, or a newer QuantBench wrote it.
     """
     return read_run(place).results
+
+
+def read_columns(place: str | Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read some columns of the table ``results``, one row per cell; ``cell_id`` comes along.
+
+    Files that are skipped are named by whoever opens the folder.
+
+    Raises:
+        RunFolderError: it cannot be read.
+    """
+    found = read_table(open_folder(place), "results", [], ["cell_id", *columns])
+    return found.drop_duplicates("cell_id", keep="last", ignore_index=True)
 
 
 def read_predictions(folder: Folder, cell_ids: Collection[str]) -> dict[str, pa.Table]:
@@ -108,13 +124,16 @@ def read_predictions(folder: Folder, cell_ids: Collection[str]) -> dict[str, pa.
         return undisturbed(folder, read)
 
 
-def read_table(folder: Folder, table: TableName, problems: list[str]) -> pd.DataFrame:
+def read_table(
+    folder: Folder, table: TableName, problems: list[str], columns: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Read a table of a run folder as it is.
 
     Args:
         folder: the run folder.
         table: which table.
         problems: gets a sentence for each file that is skipped.
+        columns: which columns; ``None`` is all.
 
     Raises:
         RunFolderError: it cannot be read.
@@ -122,12 +141,15 @@ def read_table(folder: Folder, table: TableName, problems: list[str]) -> pd.Data
 
     def read() -> tuple[list[pa.Table], list[str]]:
         skipped: list[str] = []
-        return [rows for _, rows in read_parts(folder, table, skipped)], skipped
+        return [rows for _, rows in read_parts(folder, table, skipped, columns)], skipped
 
     with _explained(folder):
         parts, skipped = undisturbed(folder, read)
     problems += skipped
     empty = SCHEMAS[table].empty_table().replace_schema_metadata(None)
+    empty = (
+        empty if columns is None else empty.select([n for n in empty.column_names if n in columns])
+    )
     frame: pd.DataFrame = pa.concat_tables([empty, *parts]).to_pandas(types_mapper=_NULLABLE.get)
     return frame
 

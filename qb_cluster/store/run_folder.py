@@ -84,6 +84,7 @@ class RunFolder:
         spec_text: str,
         spec_digest: str,
         planned_cells: int | None = None,
+        judgement: dict[str, Any] | None = None,
     ) -> Self:
         """Make a run folder, or open one to resume it or to grow its sweep.
 
@@ -93,6 +94,7 @@ class RunFolder:
             spec_text: the spec, for the record.
             spec_digest: its digest, for the record.
             planned_cells: how many cells it has, so that a report can say how many are missing.
+            judgement: how it wants results judged, as JSON, for reports.
 
         Raises:
             RunFolderError: it is no folder, cannot be written, holds something else, belongs to
@@ -104,7 +106,8 @@ class RunFolder:
             run = cls(folder, folder.lock(), spec_digest)
             try:
                 refuse_foreign(folder, sweep)  # another driver may have made it meanwhile
-                write_manifest(folder, Manifest(SCHEMA_VERSION, sweep, spec_digest, planned_cells))
+                manifest = SCHEMA_VERSION, sweep, spec_digest, planned_cells, judgement
+                write_manifest(folder, Manifest(*manifest))
                 run._prepare()
                 run._record_spec(sweep, spec_text, spec_digest)
             except BaseException:

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 TableName = Literal[
     "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
@@ -77,11 +77,16 @@ RESULTS: Final = (
     Column("bits_per_weight", _REAL, "bits really stored per parameter; null where simulated"),
     Column("quantized_share", _REAL, "share of the parameters really quantized, 0 to 1"),
     Column("integer_mac_share", _REAL, "share of multiply-accumulates in integers, 0 to 1"),
+    Column(
+        "integer_layer_mac_share",
+        _REAL,
+        "the same over products that have weights, which those inside attention have not",
+    ),
     Column("fallback_ops", _TEXT, "ops that stayed float though the scheme covers them"),
     Column("notes", _TEXT, "caveats and surprises, separated by semicolons"),
-    Column("latency_median_ns", _INT, "median time of one example; null where simulated"),
+    Column("latency_median_ns", _INT, "time of one example: geometric mean of the blocks' medians"),
     Column("latency_iqr_ns", _INT, "its interquartile range"),
-    Column("baseline_latency_median_ns", _INT, "median of the float arm, timed in turn with it"),
+    Column("baseline_latency_median_ns", _INT, "the same of the float arm, timed in turn with it"),
     Column("baseline_latency_iqr_ns", _INT, "its interquartile range"),
     Column("speedup", _REAL, "float time / quantized time, geometric mean over the blocks"),
     Column("speedup_low", _REAL, "lower end of the interval of the speed-up"),
@@ -94,6 +99,7 @@ RESULTS: Final = (
     Column("open_ns", _INT, "time to load the artifact into the runtime"),
     Column("peak_memory_bytes", _INT, "most memory it took on its device, as its runtime tells"),
     Column("examples", _INT, "evaluation examples"),
+    Column("dataset_examples", _INT, "examples of the whole dataset, calibration part included"),
     Column("batch_size", _INT, "examples to a call in the quality stage"),
     Column("threads", _INT, "threads of the runtime"),
     Column("host", _TEXT, "name of the machine that ran its last stage"),

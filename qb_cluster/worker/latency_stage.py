@@ -46,12 +46,10 @@ def run_latency(
     if timing.is_device_timed:
         values["notes"] = DEVICE_TIMED
     verdict = latency.speedup(result, task.cell.measure.confidence)
-    values["latency_median_ns"], values["latency_iqr_ns"] = latency.spread(
-        result.samples("quantized")
-    )
-    values["baseline_latency_median_ns"], values["baseline_latency_iqr_ns"] = latency.spread(
-        result.samples("baseline")
-    )
+    for prefix, arm in (("", "quantized"), ("baseline_", "baseline")):
+        median_ns, iqr_ns = latency.typical(result, arm)
+        values[f"{prefix}latency_median_ns"] = median_ns
+        values[f"{prefix}latency_iqr_ns"] = iqr_ns
     flags = {
         "unpinned": not timing.is_pinned,
         "low_priority": timing.niceness > 0,

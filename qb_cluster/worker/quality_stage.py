@@ -96,6 +96,7 @@ def run_quality(
     values |= {
         "metric": measure.metric.label,
         "examples": len(outputs),
+        "dataset_examples": dataset.total,
         "batch_size": measure.batch_size,
     }
     return StageResult(

@@ -120,3 +120,12 @@ def test_evaluation_keeps_the_first_examples():
 def test_a_dataset_that_breaks_the_contract_is_told_how(raw, message):
     with pytest.raises(DataError, match=message):
         as_dataset(raw, "d")
+
+
+def test_the_total_counts_what_is_held_out_and_what_is_left_out():
+    fields = {"inputs": examples(50), "targets": np.zeros(50)}
+    held_out = as_dataset(fields, "d")
+    assert len(held_out.ids) < 50
+    assert held_out.total == held_out.evaluation(3).total == 50
+    own = as_dataset(fields | {"calibration": examples(7) + 100}, "d")
+    assert own.total == 57

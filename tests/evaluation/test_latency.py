@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from qb_cluster.contracts import Latency
-from qb_cluster.evaluation.latency import measure, speedup, spread
+from qb_cluster.contracts import Latency, SampleBlock
+from qb_cluster.evaluation.latency import LatencyResult, measure, speedup, typical
 
 SETTINGS = Latency(warmup_s=0.01, min_runs=50, min_s=0.05)
 
@@ -87,5 +87,19 @@ def test_the_speedup_is_the_ratio_of_the_costs():
     assert result.verdict == "faster"
 
 
-def test_spread_is_in_whole_nanoseconds():
-    assert spread(np.array([1, 2, 3, 4, 5])) == (3, 2)
+def test_the_times_of_both_arms_divide_to_the_speedup():
+    """One estimator for both: a reader who divides finds no other number."""
+    result = timed(Machine(3, noise=0.4, drift=1.5), 310_000, 100_000)
+    (floats, _), (own, _) = typical(result, "baseline"), typical(result, "quantized")
+    assert floats / own == pytest.approx(speedup(result, 0.95).ratio, rel=1e-4)
+    medians = [np.median(result.samples(arm)) for arm in ("baseline", "quantized")]
+    assert medians[0] / medians[1] != pytest.approx(floats / own, rel=1e-4)
+
+
+def test_a_typical_time_is_the_geometric_mean_of_the_blocks_medians_in_whole_nanoseconds():
+    blocks = [
+        SampleBlock(0, 0, "quantized", np.array([1, 1_000])),
+        SampleBlock(0, 1, "quantized", np.array([100])),
+        SampleBlock(1, 0, "quantized", np.array([400, 400])),
+    ]
+    assert typical(LatencyResult(tuple(blocks), capped=False), "quantized") == (200, 300)
