@@ -2,36 +2,38 @@
 
 import itertools
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from qb_cluster.errors import PoolError, QuantBenchError
+from qb_cluster.errors import NothingRunsError, PoolError, QuantBenchError
+from qb_cluster.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from qb_cluster.dispatch.preflight import NodeFacts
     from qb_cluster.plan.support_matrix import Entry
 
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
 _ALLOW_UNAUTHENTICATED = click.option(
     "--allow-unauthenticated",
     is_flag=True,
-    help="Use a cluster that asks for no token, though others can reach it and run code on it.",
+    help="Use a cluster that asks for no token, although others can reach it and run code on it.",
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 cannot run, 3 some cells or checks failed, 130 interrupted.",
+)
 @click.version_option(package_name="qb-cluster", prog_name="qb")
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 def cli(*, debug: bool) -> None:
-    """Sweeps that measure what quantization does to a model."""
+    """Run sweeps that measure what quantization does to a model."""
     del debug  # read by main
 
 
@@ -50,15 +52,17 @@ def plan(spec: Path, *, as_json: bool) -> None:
 
 @cli.command()
 @_SPEC
-@click.option("--out", help="Run folder, or s3://bucket/prefix; runs/<sweep> unless given.")
+@click.option("--out", help="Run folder, or s3://bucket/prefix.  [default: runs/<sweep>]")
 @click.option(
     "--pool",
     type=click.Choice(["ray", "inline"]),
     default="ray",
     show_default=True,
-    help="ray: actors of Ray; inline: all in this process, without Ray.",
+    help="ray: worker processes under Ray; inline: everything in this process, without Ray.",
 )
-@click.option("--address", help="Ray cluster to run on, HOST:PORT or auto; a Ray of our own else.")
+@click.option(
+    "--address", help="Ray cluster to run on, HOST:PORT or auto; otherwise starts a local Ray."
+)
 @_ALLOW_UNAUTHENTICATED
 @click.option(
     "--ship-code",
@@ -69,7 +73,8 @@ def plan(spec: Path, *, as_json: bool) -> None:
     "--rerun",
     multiple=True,
     metavar="WHICH",
-    help="Also run again: failed, another status, a cell id, or a glob such as 'cnn/*/tflite/*'.",
+    help="Rerun cells that have results: failed, another status, a cell id, or a glob such as "
+    "'cnn/*/tflite/*'. May be repeated.",
 )
 def run(
     spec: Path,
@@ -81,40 +86,47 @@ def run(
     allow_unauthenticated: bool,
     ship_code: bool,
 ) -> None:
-    """Run a sweep, or the rest of one that was interrupted."""
-    from rich.console import Console
+    """Run a sweep, or resume one that was interrupted.
 
-    from qb_cluster.launch import Target, launch
-    from qb_cluster.plan import check_size
-    from qb_cluster.spec import load_spec
+    Progress and messages go to stderr.
+    """
+    from qb_cluster.report.progress import RunProgress
+    from qb_cluster.terminal import messages
 
     if address is not None and pool == "inline":
-        raise click.UsageError("--pool inline runs here and now; leave --address out")
+        raise click.UsageError("--pool inline runs in this process; leave --address out")
     if ship_code and address is None:
         raise click.UsageError("--ship-code sends to the nodes of a cluster; give its --address")
-    loaded = load_spec(spec)
-    check_size(loaded)
-    place = out or str(Path("runs") / loaded.sweep)
-    target = Target(pool, address, allow_unauthenticated, ship_code)
-    if launch(loaded, place, Console(stderr=False), target, rerun):
-        sys.exit(EXIT_SOME_FAILED)
+    # What plug-ins print in this process is no data of ours.
+    with redirect_stdout(sys.stderr), RunProgress(messages()) as progress:
+        progress.phase("reading the spec")
+        from qb_cluster.launch import Target, launch
+        from qb_cluster.plan import check_size
+        from qb_cluster.spec import load_spec
+
+        loaded = load_spec(spec)
+        check_size(loaded)
+        place = out or str(Path("runs") / loaded.sweep)
+        target = Target(pool, address, allow_unauthenticated, ship_code)
+        failed = launch(loaded, place, progress, target, rerun)
+    if failed:
+        sys.exit(ExitCode.SOME_FAILED)
 
 
 @cli.command()
 @click.argument("folder")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 def status(folder: str, *, as_json: bool) -> None:
-    """Show how far a run is, what failed and why, and how much work was shared."""
-    from rich.console import Console
-
+    """Show the progress of a run, failures and causes, and how much work was reused."""
     from qb_cluster.report.run_status import read_status
     from qb_cluster.report.status import to_json, to_terminal
+    from qb_cluster.terminal import output
 
     found = read_status(folder)
     if as_json:
         click.echo(to_json(found))
     else:
-        to_terminal(found, Console())
+        to_terminal(found, output())
 
 
 @cli.command()
@@ -133,34 +145,32 @@ def report(folder: str) -> None:
 
 @cli.command()
 @click.argument("names", nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-@click.option("--check", is_flag=True, help="Run every native entry on digits; minutes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@click.option("--check", is_flag=True, help="Run every native entry on digits (takes minutes).")
 def backends(names: tuple[str, ...], *, as_json: bool, check: bool) -> None:
-    """Show what every backend (or the NAMES given) can do: scheme × bits, and why not."""
-    from rich.console import Console
-
+    """Show what every backend (or those in NAMES) supports: scheme × bits, and why not."""
     from qb_cluster.catalog.plugins import registered
     from qb_cluster.plan.support_matrix import support_json_lines, support_matrix, support_table
+    from qb_cluster.terminal import output
 
     entries = list(support_matrix(names or sorted(registered("backend"))))
     if as_json:
         _print_lines(support_json_lines(entries))
     else:
-        Console().print(support_table(entries))
+        output().print(support_table(entries))
     if check and not _check_support(entries):
-        sys.exit(EXIT_SOME_FAILED)
+        sys.exit(ExitCode.SOME_FAILED)
 
 
 @cli.command()
 @click.argument("names", nargs=-1)
 def selfcheck(names: tuple[str, ...]) -> None:
     """Check quantizers, observers, metrics and the kernels of backends against known laws."""
-    from rich.console import Console
-
     from qb_cluster.selfcheck import print_checks, run_selfcheck
+    from qb_cluster.terminal import output
 
-    if not print_checks(run_selfcheck(names or None), Console()):
-        sys.exit(EXIT_SOME_FAILED)
+    if not print_checks(run_selfcheck(names or None), output()):
+        sys.exit(ExitCode.SOME_FAILED)
 
 
 @cli.command()
@@ -181,9 +191,11 @@ def propose(folder: str, model: str, scheme: str, bits: float | None, sqnr: floa
 
 
 @cli.command()
-@click.option("--json", "as_json", is_flag=True, help="One JSON object, with all that was found.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object with everything that was found."
+)
 def node(*, as_json: bool) -> None:
-    """Print what this machine is, for Ray: node=$(qb node) && ray start --address=… $node."""
+    """Print this machine's labels and locks: node=$(qb node) && ray start --address=... $node."""
     from qb_cluster.nodes.self_description import describe_this_node
 
     found = describe_this_node()
@@ -193,11 +205,11 @@ def node(*, as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--address", help="Ray cluster, HOST:PORT or auto; this machine alone else.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line, all labels.")
+@click.option("--address", help="Ray cluster, HOST:PORT or auto; otherwise this machine.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line, with all labels.")
 @_ALLOW_UNAUTHENTICATED
 def devices(address: str | None, *, as_json: bool, allow_unauthenticated: bool) -> None:
-    """Show what a cluster has: its nodes, and the devices of a spec that they can be."""
+    """Show the nodes of a cluster, and how a spec names them as devices."""
     from qb_cluster.dispatch import device_list
 
     nodes = _nodes(address, allow_unauthenticated=allow_unauthenticated)
@@ -216,26 +228,40 @@ def schema() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command line and exit: 0 done, 2 cannot start, 3 some cells failed, 130 stopped."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)  # plug-ins are looked up where qb runs
+    """Run the command line and exit as ``docs/exit-codes.md`` says."""
+    from qb_cluster.terminal import forget, prepare_streams
+
+    prepare_streams()
     try:
-        cli.main(standalone_mode=False)
+        _look_up_plug_ins_here()
+        cli.main(prog_name="qb", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(ExitCode.CANNOT_RUN)
     except QuantBenchError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("stopped; the same command goes on where this one ended", err=True)
-        sys.exit(EXIT_INTERRUPTED)
+        click.echo("Stopped. Run the same command again to resume.", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(0)
+        forget(sys.stdout)
+    sys.exit(ExitCode.DONE)
+
+
+def _look_up_plug_ins_here() -> None:
+    """Have plug-ins found in the folder where qb runs."""
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise QuantBenchError(
+            "the current folder does not exist any more; change to one that does"
+        ) from error
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -274,16 +300,17 @@ def _check_support(entries: "Sequence[Entry]") -> bool:
     import tempfile
 
     import pandas as pd
-    from rich.console import Console
 
     from qb_cluster.catalog import plugins
     from qb_cluster.contracts import Ref
     from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
     from qb_cluster.launch import launch
+    from qb_cluster.report.progress import RunProgress
     from qb_cluster.spec import load_spec
     from qb_cluster.store.reading import read_results
+    from qb_cluster.terminal import messages, output
 
-    console = Console()
+    console = output()
     names = dict.fromkeys(entry.backend for entry in entries)
     made = [plugins.make("backend", Ref(name, name)) for name in names]
     schemes = dict.fromkeys(entry.scheme.target for entry in entries)
@@ -294,10 +321,14 @@ def _check_support(entries: "Sequence[Entry]") -> bool:
             if text is not None:
                 spec = Path(folder, f"{kind}.yaml")
                 spec.write_text(text, encoding="utf-8")
-                launch(load_spec(spec), str(Path(folder, kind)), console)
+                with RunProgress(messages()) as progress:
+                    launch(load_spec(spec), str(Path(folder, kind)), progress)
                 tables.append(read_results(str(Path(folder, kind))))
+    checked = list(claims(entries, pd.concat(tables))) if tables else []
+    if not checked:
+        raise NothingRunsError("nothing was checked: no backend here runs the digits models")
     held = True
-    for claim in claims(entries, pd.concat(tables)):
+    for claim in checked:
         entry = claim.entry
         words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
         if not claim.holds or set(claim.statuses.values()) != {"ok"}:

@@ -11,6 +11,7 @@
     ├── BoardLostError       the connection to a board was lost: worth another attempt
     ├── BoardCrashedError    what runs artifacts on a board died by itself
     ├── NodeConfigError      the node's own file is wrong        (exit code 2)
+    ├── NothingRunsError     no cell of the plan can run here    (exit code 2)
     └── CellError            one cell ends with a typed status; the others go on
         ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
         ├── DataError        a dataset breaks its contract, or leaks           → failed
@@ -25,11 +26,13 @@ Messages say what, where, and what to do next.
 
 from typing import ClassVar
 
+from qb_cluster.exit_codes import ExitCode
+
 
 class QuantBenchError(Exception):
     """The root: anything the user, not the programmer, has to read."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[ExitCode] = ExitCode.CANNOT_RUN
 
 
 class SpecError(QuantBenchError):
@@ -58,6 +61,10 @@ class BoardLostError(QuantBenchError):
 
 class BoardCrashedError(QuantBenchError):
     """The agent on a board died by itself, e.g. in a kernel, while the connection stood."""
+
+
+class NothingRunsError(QuantBenchError):
+    """No cell of the plan can run: no backend is installed, or none supports what is asked."""
 
 
 class CellError(QuantBenchError):

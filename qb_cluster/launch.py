@@ -1,4 +1,4 @@
-"""Start a sweep: its run folder, its pool of workers, the progress on the screen, Ctrl-C."""
+"""Start a sweep: its run folder, its pool of workers, its progress, Ctrl-C."""
 
 import getpass
 import os
@@ -8,23 +8,25 @@ import sys
 import tempfile
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from qb_cluster.errors import PoolError
+from qb_cluster.errors import NothingRunsError, PoolError, RunFolderError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from qb_cluster.contracts import Device
     from qb_cluster.dispatch.pool import Pool
+    from qb_cluster.report.progress import RunProgress
     from qb_cluster.spec import SweepSpec
     from qb_cluster.store.run_folder import RunFolder
+
+_MOST_REASONS: Final = 8
+_FINISHING: Final = b"Finishing running cells; press Ctrl-C again to abort.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Target:
 
     Attributes:
         pool: ``ray``, or ``inline``: this process, without Ray.
-        address: of a Ray cluster, ``host:port`` or ``auto``; ``None`` starts a Ray of our own.
+        address: of a Ray cluster, ``host:port`` or ``auto``; ``None`` starts a local Ray.
         allow_unauthenticated: whether the cluster may be one that asks for no token.
         ship_code: whether its nodes get QuantBench and the plug-ins of this folder.
     """
@@ -47,74 +49,111 @@ class Target:
 def launch(
     spec: "SweepSpec",
     out: str,
-    console: "Console",
+    progress: "RunProgress",
     target: Target | None = None,
     rerun: Sequence[str] = (),
 ) -> int:
-    """Run a sweep, or the rest of one.
+    """Run a sweep, or resume one.
 
     Args:
         spec: the sweep.
         out: its run folder, or the URL of one on an object store.
-        console: what progress is shown on.
-        target: what runs it; a Ray of our own unless given.
+        progress: shows what is going on, and how it ended; it has been entered.
+        target: what runs it; a local Ray unless given.
         rerun: which cells to run again though they have rows, as ``qb run --rerun`` takes them.
 
     Returns:
-        how many of the folder's cells have failed.
+        how many of the plan's cells have failed.
 
     Raises:
         click.UsageError: nothing is what ``rerun`` asks for.
         KeyboardInterrupt: it was interrupted, and what has ended is kept.
+        NothingRunsError: no cell of the plan can run here, and some have no row yet.
         QuantBenchError: it cannot start, or cannot go on.
     """
     from qb_cluster.dispatch.sweep import Sweep
     from qb_cluster.plan import expand, expected_size
     from qb_cluster.plan.selection import FAILURES, rerun_filter, unmatched
-    from qb_cluster.report.progress import RunProgress
+    from qb_cluster.report.closing import Closing
     from qb_cluster.store.run_folder import RunFolder
 
-    began = time.monotonic()
+    target = target or Target()
     planned = expected_size(spec)
     if unknown := unmatched(rerun, expand(spec)):
         raise click.UsageError("; ".join(unknown))
+    if planned:
+        _refuse_what_cannot_run(spec, out, target)
+    progress.phase(f"opening {out}")
     with RunFolder.open(
         out,
         sweep=spec.sweep,
         spec_text=spec.text,
         spec_digest=spec.digest,
         planned_cells=planned,
+        judgement=spec.judgement.as_json(),
     ) as folder:
         for problem in folder.problems:
-            console.print(f"warning: {problem}", highlight=False, markup=False)
-        with RunProgress(console, planned, folder.count) as progress:
-            sweep = Sweep(
-                expand(spec),
-                folder,
-                lambda: _pool(spec, target or Target(), folder, progress.notice),
-                progress.finished,
-                progress.notice,
-                rerun_filter(rerun),
-            )
-            interrupts = _Interrupts(sweep.stop)
-            sweep.run()
-        statuses = Counter(folder.finished().values())
-    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    console.print(
-        f"{sum(statuses.values())} cells in {out}: {counts or 'none has ended'} "
-        f"({time.monotonic() - began:.0f} s, {sum(sweep.written.values())} of them now)"
-        + (f"\nnext: qb report {out}" if statuses else ""),
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+            progress.warn(problem)
+        progress.begin(planned, folder.count)
+        sweep = Sweep(
+            expand(spec),
+            folder,
+            lambda: _pool(spec, target, folder, progress),
+            progress.finished,
+            progress.notice,
+            rerun_filter(rerun),
+            progress.phase,
+        )
+        interrupts = _Interrupts(sweep.stop)
+        sweep.run()
+        statuses = folder.finished()
+    if interrupts.count or len(statuses) > planned:  # rows may be of cells that were planned once
+        ours = (cell.cell_id for cell in expand(spec))
+        statuses = {cell_id: statuses[cell_id] for cell_id in ours if cell_id in statuses}
+    took_s = time.monotonic() - progress.began
+    progress.end(Closing(out, statuses, planned, sum(sweep.written.values()), took_s).lines())
     if interrupts.count:
         raise KeyboardInterrupt
-    return sum(statuses[status] for status in FAILURES)
+    return sum(status in FAILURES for status in statuses.values())
+
+
+def _refuse_what_cannot_run(spec: "SweepSpec", out: str, target: Target) -> None:
+    """Refuse a plan of which no cell can run, before there is a folder or a Ray for it.
+
+    What is missing here may be there where the cells would run, on a cluster or a board; and a
+    folder that has a row for every cell is finished, whatever is installed by now.
+
+    Raises:
+        NothingRunsError: no cell can run.
+    """
+    from qb_cluster.installation import install_lines
+    from qb_cluster.plan import expand
+    from qb_cluster.plan.selection import cell_name
+    from qb_cluster.report.reasons import grouped, reason_lines
+    from qb_cluster.spec import extra_of, not_installed
+    from qb_cluster.store.reading import read_columns
+
+    if any(cell.execution is not None for cell in expand(spec)):
+        return
+    missing = [backend for backend in spec.backends if not_installed(backend) is not None]
+    is_elsewhere = target.address is not None or not all(device.prepares for device in spec.devices)
+    if missing and is_elsewhere:
+        return
+    with suppress(RunFolderError):  # whatever is wrong with it, nothing would run there
+        rows = set(read_columns(out, ())["cell_id"])
+        if all(cell.cell_id in rows for cell in expand(spec)):
+            return
+    reasons = grouped(("unsupported", cell.reason, cell_name(cell)) for cell in expand(spec))
+    why = reason_lines(reasons, _MOST_REASONS, f"qb plan {spec.source}")
+    extras = [extra for backend in missing if (extra := extra_of(backend))]
+    install = [f"to install what is missing: {line}" for line in install_lines(extras)]
+    raise NothingRunsError(
+        "\n".join([f"no cell of sweep '{spec.sweep}' can run here:", *why, *install])
+    )
 
 
 class _Interrupts:
-    """Ctrl-C or SIGTERM once: finish what runs. Twice: stop now."""
+    """Ctrl-C or SIGTERM once: finish running cells. Twice: stop now."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self.count = 0
@@ -128,12 +167,13 @@ class _Interrupts:
         if self.count > 1:
             raise KeyboardInterrupt
         # Not by print: the signal may have come in the middle of one, which would be an error.
-        os.write(sys.stderr.fileno(), b"finishing what runs; once more stops at once\n")
+        with suppress(OSError):  # nobody listens any more
+            os.write(sys.stderr.fileno(), _FINISHING)
         self._stop()
 
 
 def _pool(
-    spec: "SweepSpec", target: Target, folder: "RunFolder", notice: Callable[[str], None]
+    spec: "SweepSpec", target: Target, folder: "RunFolder", progress: "RunProgress"
 ) -> "Pool":
     from qb_cluster.dispatch.board_survey import board_runtimes, unmet_boards
     from qb_cluster.dispatch.preflight import NodeFacts, unmet
@@ -143,7 +183,7 @@ def _pool(
 
     cores, is_here = len(usable_cores()), target.address is None
     for warning in node_warnings() if is_here else ():
-        notice(f"warning: {warning}")
+        progress.warn(warning)
     devices = [device for device in spec.devices if device.ssh is None]
     with_gpu = [device for device in devices if device.gpus]
     # Nodes make the artifacts of what is none, and of nodes with a runtime alone.
@@ -151,6 +191,8 @@ def _pool(
     threads = [device.threads for device in on_nodes] or [1]
     is_asked = is_here and any(device.labels for device in on_nodes)  # it takes seconds at worst
     labels = describe_this_node().labels if is_asked else {}
+    if len(devices) < len(spec.devices):
+        progress.phase("asking boards")
     runtimes = board_runtimes(spec.devices, spec.backends)
     _refuse(unmet_boards(spec.devices, runtimes))
     boards = {board: first for board, (first, *_) in runtimes.items()}
@@ -169,6 +211,8 @@ def _pool(
 
     python_path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     import_paths = [str(Path(p).resolve()) for p in python_path if p]
+    cluster = f"the Ray cluster at {target.address}"
+    progress.phase("starting Ray" if is_here else f"connecting to {cluster}")
     with tempfile.TemporaryDirectory(prefix="quantbench-code-") as scratch:
         code = _code(Path(scratch), folder.place) if target.ship_code else None
         pool = RayPool(
@@ -196,6 +240,7 @@ def _pool(
     except PoolError:
         pool.close()
         raise
+    progress.phase("starting workers")
     return pool
 
 

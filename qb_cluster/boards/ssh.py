@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from qb_cluster.boards.transport import Ending, LastLines
 from qb_cluster.contracts import SshBoard
 from qb_cluster.errors import BoardError, BoardUnreachableError
+from qb_cluster.installation import install_line
 
 if TYPE_CHECKING:
     import asyncssh
@@ -86,7 +87,7 @@ async def start_ssh(command: list[str], board: SshBoard) -> SshProcess:
         import asyncssh
     except ModuleNotFoundError as error:
         raise BoardError(
-            f"board '{board.host}' needs asyncssh here: pip install 'qb-cluster[ssh]'"
+            f"board '{board.host}' needs asyncssh here: {install_line('ssh')}"
         ) from error
     known = _KnownHosts()
     try:

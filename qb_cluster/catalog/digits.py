@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.errors import PlugInError
+from qb_cluster.installation import install_line
 
 BRIGHTEST = 16.0
 EVALUATION_EXAMPLES = 797
@@ -58,7 +59,7 @@ def _load() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise PlugInError(
-            "the dataset 'digits' needs scikit-learn: pip install 'qb-cluster[digits]'"
+            f"the dataset 'digits' needs scikit-learn: {install_line('digits')}"
         ) from error
     images, targets = load_digits(return_X_y=True)
     return (

@@ -57,6 +57,7 @@ class Sweep:
         on_finish: called with cells once their rows are on disk.
         on_notice: called with what the user should know.
         is_rerun: whether a cell that has a row of some status is to run again nevertheless.
+        on_phase: called when the run gets to another phase: "loading models", "running cells".
         stranded_s: seconds to wait for a node that serves what is left, when nothing else runs.
 
     Attributes:
@@ -71,6 +72,7 @@ class Sweep:
         on_finish: Callable[[Sequence[FinishedCell]], None],
         on_notice: Callable[[str], None],
         is_rerun: Callable[[Cell, str], bool] = lambda cell, status: False,  # noqa: ARG005
+        on_phase: Callable[[str], None] = lambda phase: None,  # noqa: ARG005
         stranded_s: float = STRANDED_S,
     ) -> None:
         kept = {
@@ -85,6 +87,8 @@ class Sweep:
         self._pool: Pool | None = None
         self._on_finish = on_finish
         self._on_notice = on_notice
+        self._on_phase = on_phase
+        self._phase = ""
         self._batch = _Batch()
         self._committed_at = time.monotonic()
         self._stranded_s = stranded_s
@@ -169,6 +173,7 @@ class Sweep:
         for action in actions:
             match action:
                 case Start(worker, tasks) if self._pool is not None:
+                    self._enter("loading models", after="")
                     self._pool.start(worker, tasks)
                 case Kill(worker) if self._pool is not None:
                     self._pool.kill(worker)
@@ -179,11 +184,18 @@ class Sweep:
                 case Notice(text):
                     self._on_notice(text)
 
+    def _enter(self, phase: str, after: str) -> None:
+        if self._phase == after:
+            self._phase = phase
+            self._on_phase(phase)
+
     def _commit(self) -> None:
         batch, self._batch = self._batch, _Batch()
         self._committed_at = time.monotonic()
         self._folder.commit_stages(batch.stages)
         self._folder.commit_cells(batch.cells)
+        if batch.stages:
+            self._enter("running cells", after="loading models")
         if batch.cells:
             self.written.update(ended.status for ended in batch.cells)
             self._on_finish(batch.cells)

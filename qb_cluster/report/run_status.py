@@ -1,19 +1,19 @@
-"""Where a run stands: what is done and left, what failed, what was reused, and who is at it."""
+"""The state of a run: progress, failures and causes, what was reused, and who is running it."""
 
 import json
 import platform
-import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 import psutil
 
+from qb_cluster.report.reasons import Reason, grouped
 from qb_cluster.report.records import records
 from qb_cluster.storage import Folder
 from qb_cluster.storage.local_folder import LocalFolder
@@ -25,7 +25,7 @@ RECENT: Final = timedelta(minutes=5)
 _FEWEST: Final = 5  # cells, and
 _SHORTEST: Final = timedelta(seconds=20)  # of work, before anything is said about the pace
 _HARMLESS: Final = ("ok", "unsupported")
-_CELL_ID: Final = re.compile(r"\b[0-9a-f]{16}\b")
+_NAME: Final = ["model", "dataset", "backend", "device", "scheme", "bits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +43,6 @@ class Driver:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """Cells that ended alike. ``error`` is what they said, but for the ids of cells."""
-
-    status: str
-    error: str
-    cells: int
-
-
-@dataclass(frozen=True, slots=True)
 class GivenUp:
     """A cell whose attempts never came back; ``story`` says when, where and what was seen."""
 
@@ -63,7 +54,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Reuse:
-    """How often something that cells need was made, and how often it was there already."""
+    """How often something that cells need was computed, and how often it was there already."""
 
     what: str
     made: int
@@ -72,18 +63,18 @@ class Reuse:
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         planned: cells of the spec run last; ``None`` where nobody counted.
         finished: cells that have a row.
         left: planned cells without; ``None`` where nobody counted.
-        driver: who works on it now; ``None`` when nobody does.
+        driver: who is running it now; ``None`` when nobody is.
         cells_per_minute: of the last five minutes, by the clocks of the workers; ``None`` when
-            nobody works on it, nothing is left, or there is too little to say.
+            no driver is running, nothing is left, or there is too little to say.
         minutes_left: at this pace; rough, since cells differ.
         statuses: cells by status, the most frequent first.
-        failures: cells that are neither ok nor unsupported, alike ones together, most first.
+        reasons: why cells are not ok, alike ones together, the most frequent first.
         given_up: cells that ended badly after attempts that never came back.
         reuse: of what cells need.
         hosts: cells by the host that ran their last stage.
@@ -99,7 +90,7 @@ class RunStatus:
     cells_per_minute: float | None
     minutes_left: float | None
     statuses: dict[str, int]
-    failures: tuple[Failure, ...]
+    reasons: tuple[Reason, ...]
     given_up: tuple[GivenUp, ...]
     reuse: tuple[Reuse, ...]
     hosts: dict[str, int]
@@ -107,7 +98,7 @@ class RunStatus:
 
 
 def driver(folder: Folder) -> Driver | None:
-    """Tell who works on a run folder now; reads notes, and takes no lock.
+    """Tell who is running a sweep in a folder now; reads notes, and takes no lock.
 
     Raises:
         OSError: it cannot be read.
@@ -144,7 +135,7 @@ def pace(results: pd.DataFrame, began: datetime, now: datetime) -> float | None:
 
     Args:
         results: the table ``results``.
-        began: when the driver that works on it now began.
+        began: when the driver that is running now began.
         now: the time.
     """
     since = max(began, now - RECENT)
@@ -154,28 +145,26 @@ def pace(results: pd.DataFrame, began: datetime, now: datetime) -> float | None:
     return count / ((now - since) / timedelta(minutes=1))
 
 
-def failures(results: pd.DataFrame) -> tuple[Failure, ...]:
-    """Put cells together that failed alike, the most frequent first."""
-    bad = results[~results["status"].isin(_HARMLESS)]
-    kinds = Counter(
-        (status, _CELL_ID.sub("…", error) if isinstance(error, str) else "")
-        for status, error in zip(bad["status"], bad["error"], strict=True)
-    )
-    return tuple(Failure(*kind, count) for kind, count in kinds.most_common())
+def reasons(results: pd.DataFrame) -> tuple[Reason, ...]:
+    """Put cells together that are not ok for the same reason, the most frequent first."""
+    bad = results[results["status"] != "ok"]
+    return grouped((row["status"], row["error"], _name(row)) for row in records(bad))
 
 
 def given_up(results: pd.DataFrame) -> tuple[GivenUp, ...]:
     """List the cells that ended badly after attempts that never came back."""
     bad = results[results["story"].notna() & ~results["status"].isin(_HARMLESS)]
-    parts = ["model", "dataset", "backend", "device", "scheme", "bits"]
     return tuple(
-        GivenUp(row["cell_id"], "/".join(row[p] for p in parts), row["status"], row["story"])
-        for row in records(bad)
+        GivenUp(row["cell_id"], _name(row), row["status"], row["story"]) for row in records(bad)
     )
 
 
+def _name(row: Mapping[str, Any]) -> str:
+    return "/".join(row[part] for part in _NAME)
+
+
 def reuse(results: pd.DataFrame) -> tuple[Reuse, ...]:
-    """Count what cells needed: made for them, or ready when they came."""
+    """Count what cells needed: computed for them, or there already."""
     ran = results[results["started_at"].notna()]
     quantized = ran[ran["cell_id"] != ran["baseline_cell_id"]]
     native = quantized[quantized["simulator"].notna()]
@@ -208,7 +197,7 @@ def hosts(results: pd.DataFrame, environments: pd.DataFrame) -> dict[str, int]:
 
 
 def read_status(place: str | Path) -> RunStatus:
-    """Read where a run stands.
+    """Read the state of a run.
 
     Args:
         place: its folder, or the URL of an object store.
@@ -226,7 +215,7 @@ def read_status(place: str | Path) -> RunStatus:
     try:
         at_work = driver(run.folder)
     except OSError as error:
-        problems.append(f"who works on it cannot be read: {error.strerror or error}")
+        problems.append(f"who is running it cannot be read: {error.strerror or error}")
     now = datetime.now(UTC)
     per_minute = pace(results, at_work.since, now) if at_work and left else None
     return RunStatus(
@@ -239,7 +228,7 @@ def read_status(place: str | Path) -> RunStatus:
         cells_per_minute=per_minute,
         minutes_left=None if per_minute is None or left is None else left / per_minute,
         statuses=dict(Counter(results["status"]).most_common()),
-        failures=failures(results),
+        reasons=reasons(results),
         given_up=given_up(results),
         reuse=reuse(results),
         hosts=hosts(results, environments),

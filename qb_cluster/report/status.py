@@ -1,4 +1,4 @@
-"""``qb status``: where a run stands, on a terminal or as JSON."""
+"""``qb status``: the state of a run, on a terminal or as JSON."""
 
 import json
 from collections.abc import Iterator
@@ -12,13 +12,15 @@ from rich import box
 from rich.console import Console
 from rich.text import Text
 
+from qb_cluster.report.reasons import reason_lines
 from qb_cluster.report.run_status import RunStatus, read_status
 
-_LISTED: Final = 8  # kinds of failure, and cells that were given up
+MOST_REASONS: Final = 100  # the closing lines of `qb run` send the reader here for the rest
+_GIVEN_UP: Final = 8
 
 
 def print_status(place: str | Path, console: Console) -> None:
-    """Read where a run stands and print it.
+    """Read the state of a run and print it.
 
     Raises:
         RunFolderError: it is no run folder, cannot be read, or a newer QuantBench wrote it.
@@ -27,25 +29,20 @@ def print_status(place: str | Path, console: Console) -> None:
 
 
 def to_terminal(status: RunStatus, console: Console) -> None:
-    """Print where a run stands."""
+    """Print the state of a run."""
     for line in _headline(status):
         # Text, not str: errors and labels hold brackets and are no markup.
         console.print(Text(line), soft_wrap=True)
-    shown = status.failures[:_LISTED]
-    _print_table(
-        console,
-        ("cells", "status", "error"),
-        [(str(one.cells), one.status, _first_line(one.error)) for one in shown],
-        len(status.failures) - len(shown),
-    )
-    for cell in status.given_up[:_LISTED]:
+    for line in reason_lines(status.reasons, MOST_REASONS, f"qb status --json {status.place}"):
+        console.print(Text(line), soft_wrap=True)
+    for cell in status.given_up[:_GIVEN_UP]:
         console.print(Text(f"\ngiven up: {cell.name} ({cell.status}, {cell.cell_id})"))
         console.print(Text(cell.story), soft_wrap=True)
-    if len(status.given_up) > _LISTED:
-        console.print(Text(f"\n… and {len(status.given_up) - _LISTED} more cells given up"))
+    if len(status.given_up) > _GIVEN_UP:
+        console.print(Text(f"\n… and {len(status.given_up) - _GIVEN_UP} more cells given up"))
     _print_table(
         console,
-        ("needed", "made", "found ready", "of"),
+        ("item", "computed", "reused", "total"),
         [(r.what, str(r.made), str(r.found), str(r.made + r.found)) for r in status.reuse],
     )
     _print_table(console, ("host", "cells"), [(h, str(n)) for h, n in status.hosts.items()])
@@ -65,31 +62,25 @@ def _headline(status: RunStatus) -> Iterator[str]:
     if status.statuses:
         yield ", ".join(f"{count} {status}" for status, count in status.statuses.items())
     if status.driver is None:
-        goes_on = "; `qb run` goes on where it ended" if status.left else ""
-        yield f"nobody works on it now{goes_on}"
+        resume = "; run the same `qb run` command again to resume" if status.left else ""
+        yield f"no driver is running{resume}"
         return
     who = status.driver
     unless = "" if who.is_certain else ", unless it was killed"
     since = f"{who.since:%Y-%m-%d %H:%M:%S %Z}"
-    yield f"process {who.pid} on {who.host} works on it since {since}{unless}"
+    yield f"process {who.pid} on {who.host} has been running since {since}{unless}"
     if status.cells_per_minute is not None:
-        rough = "" if status.minutes_left is None else f": about {_span(status.minutes_left)} left"
-        yield f"{status.cells_per_minute:.3g} cells a minute of late{rough}"
+        rough = "" if status.minutes_left is None else f", about {_span(status.minutes_left)} left"
+        yield f"{status.cells_per_minute:.3g} cells/min{rough}"
 
 
 def _span(minutes: float) -> str:
     if minutes < 1:
-        return "a minute"
+        return "1 min"
     return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
 
 
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
-
-
-def _print_table(
-    console: Console, header: tuple[str, ...], rows: list[tuple[str, ...]], more: int = 0
-) -> None:
+def _print_table(console: Console, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     if not rows:
         return
     table = rich.table.Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -98,5 +89,3 @@ def _print_table(
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
-    if more:
-        console.print(Text(f"… and {more} more"))

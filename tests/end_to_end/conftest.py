@@ -38,14 +38,14 @@ class Place:
             check=False,
         )
 
-    def popen(self, *arguments, env=None, stdout=subprocess.DEVNULL):
+    def popen(self, *arguments, env=None, stderr=subprocess.DEVNULL):
         """Start qb; it ends with the test at the latest."""
         process = subprocess.Popen(
             self.command(*arguments),
             cwd=self.folder,
             env=os.environ | (env or {}),
-            stdout=stdout,
-            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
             text=True,
         )
         self._started.append(process)

@@ -99,7 +99,7 @@ def test_a_board_that_was_upgraded_runs_its_cells_again_and_no_others(place, boa
         assert done.returncode == 0, done.stdout + done.stderr
         # Sorted: in which order rows lie in the folder is no promise.
         results = place.results("out").sort_values("cell_id").set_index("device")
-        return done.stdout, results.loc["alpha"], results.loc["cpu"]
+        return done.stderr, results.loc["alpha"], results.loc["cpu"]
 
     _, before, others = run(python_with_tflite_runtime())
     told, after, same = run(sys.executable)
@@ -108,7 +108,7 @@ def test_a_board_that_was_upgraded_runs_its_cells_again_and_no_others(place, boa
     assert {version[:7] for version in before["runtime"].dropna()} == {"numpy 1"}
     assert set(after["runtime"].dropna()) == {f"numpy {np.__version__}"}
     assert set(before["cell_id"]) == set(after["cell_id"])
-    assert "0 of them now" in run(sys.executable)[0]
+    assert "done; nothing new to run" in run(sys.executable)[0]
 
 
 def agents_of(folder):
@@ -155,7 +155,7 @@ def test_the_second_sweep_that_wants_a_board_waits_and_says_for_whom(place, boar
     wait_until((tmp_path / "alpha" / "quantbench.lock").exists, 60)
     told = tmp_path / "told.txt"
     with told.open("w") as file:
-        second = place.popen("run", place.spec(text), "--out", "out", "--pool=inline", stdout=file)
+        second = place.popen("run", place.spec(text), "--out", "out", "--pool=inline", stderr=file)
     wait_until(lambda: "is taken by" in told.read_text(), 60)
     who = f"{getpass.getuser()} on {platform.node()}, sweep the-first since 20"
     assert f"board '127.0.0.1' is taken by {who}" in " ".join(told.read_text().split())
@@ -253,7 +253,7 @@ def test_a_board_that_will_not_do_is_told_before_anything_runs(place, boards, ch
     spec = place.spec(on("cpu", device("alpha", dataclasses.replace(boards[0], **change))))
     done = place.qb("run", spec, "--out", "out", "--pool", "inline")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: device 'alpha': board '")
+    assert "\nerror: device 'alpha': board '" in done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert rows(place) == 0

@@ -159,7 +159,7 @@ def test_a_board_that_is_off_the_network_is_told_before_anything_runs(place, clu
         done = cluster.qb(place, "run", name, "--out", "out", "--address", "auto")
     assert done.returncode == 2, done.stdout + done.stderr
     address = cluster.boards["alpha"].host
-    assert done.stderr.startswith(f"error: device 'alpha': board '{address}' ")
+    assert f"\nerror: device 'alpha': board '{address}' " in done.stderr
     # The kernel says after some seconds that nobody is there, or our patience ends first.
     assert "cannot be reached" in done.stderr or "does not answer" in done.stderr
     assert "Traceback" not in done.stderr

@@ -33,7 +33,7 @@ def test_a_sweep_runs_grows_and_reports_on_an_object_store(place, s3_place):
     grown = place.spec(SPEC.replace("w3,", "w3, w5,"))
     done = place.qb("run", grown, "--out", s3_place, "--pool", "inline")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 of them now" in done.stdout
+    assert " s, 1 new)" in done.stderr
     status = place.qb("status", s3_place)
     assert f"{len(results) + 1} of {len(results) + 1} cells finished, 0 left" in status.stdout
     reported = place.qb("report", s3_place)

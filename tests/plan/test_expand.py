@@ -8,6 +8,7 @@ import pytest
 
 from qb_cluster.contracts import Calibration
 from qb_cluster.errors import PlugInError, SpecError
+from qb_cluster.installation import install_line
 from qb_cluster.plan import check_size, expand, expected_size
 from qb_cluster.spec import label_of
 
@@ -126,7 +127,8 @@ def test_a_registered_backend_that_is_not_installed_names_its_extra(
     plugins.registered.cache_clear()
     try:
         (cell, *_) = expand(load(spec_text.replace("stub_plugins:Half", "far")))
-        assert cell.reason.endswith("is not installed; pip install 'stranger[uninstalled]'")
+        install = install_line("uninstalled", name="stranger")
+        assert cell.reason.endswith(f"is not installed; {install}")
     finally:
         plugins.registered.cache_clear()
 

@@ -17,8 +17,8 @@ from stored_cells import BEGIN, failed, finish, make_cell, never_run, quality
 
 from qb_cluster.contracts import Bits
 from qb_cluster.errors import RunFolderError
-from qb_cluster.report.run_status import failures, given_up, hosts, pace, read_status, reuse
-from qb_cluster.report.status import print_status, to_json, to_terminal
+from qb_cluster.report.run_status import given_up, hosts, pace, read_status, reasons, reuse
+from qb_cluster.report.status import MOST_REASONS, print_status, to_json, to_terminal
 from qb_cluster.store.rows import results_table
 from qb_cluster.store.run_folder import RunFolder
 
@@ -74,7 +74,7 @@ def test_cells_that_never_ran_are_no_pace():
     assert pace(table(*never), BEGIN, BEGIN + timedelta(seconds=60)) is None
 
 
-# Failures
+# Reasons
 
 
 def test_cells_that_failed_alike_are_one_line_whatever_ids_they_name():
@@ -84,14 +84,14 @@ def test_cells_that_failed_alike_are_one_line_whatever_ids_they_name():
     ]
     slow = finish(cell(4), failed(cell(4), "timeout", "it took longer than 600 s"))
     never = unsupported(5)
-    (first, second) = failures(table(slow, *lost, never, ok(6)))
+    first, *others = reasons(table(slow, *lost, never, ok(6)))
     assert (first.status, first.cells) == ("failed", 3)
-    assert first.error == "not run: its float baseline … crashed"
-    assert (second.status, second.error, second.cells) == (
-        "timeout",
-        "it took longer than 600 s",
-        1,
-    )
+    assert first.reason == "not run: its float baseline … crashed"
+    assert first.example == f"digits-cnn/digits/tflite/cpu/static/{cell(0).bits}"
+    assert [(one.status, one.reason, one.cells) for one in others] == [
+        ("timeout", "it took longer than 600 s", 1),
+        ("unsupported", "no kernel", 1),
+    ]
 
 
 def test_a_cell_that_ended_well_after_a_lost_attempt_was_not_given_up():
@@ -175,17 +175,22 @@ def shown(status, width=80):
     return console.file.getvalue()
 
 
-def test_a_run_that_nobody_works_on_is_told_with_what_is_left(run):
+def test_a_run_without_a_driver_is_told_with_what_is_left(run):
     status = read_status(run)
     assert (status.planned, status.finished, status.left) == (40, 16, 24)
     assert status.statuses == {"ok": 10, "timeout": 3, "crashed": 2, "unsupported": 1}
     assert (status.driver, status.cells_per_minute, status.minutes_left) == (None, None, None)
     assert status.hosts == {"bench": 13}
-    assert [(f.status, f.cells) for f in status.failures[:1]] == [("timeout", 3)]
+    assert [(r.status, r.cells) for r in status.reasons] == [
+        ("timeout", 3),
+        ("crashed", 1),
+        ("crashed", 1),
+        ("unsupported", 1),
+    ]
     assert len(status.given_up) == 2
     text = shown(status)
     assert "16 of 40 cells finished, 24 left" in text
-    assert "nobody works on it now; `qb run` goes on where it ended" in text
+    assert "no driver is running; run the same `qb run` command again to resume" in text
     assert "too slow [/x]" in text  # it is no markup
     assert "attempt 2 on bench: signal 11" in text
 
@@ -195,7 +200,12 @@ def test_the_same_is_there_for_programs(run):
     found = json.loads(to_json(replace(status, driver=None)))
     assert (found["planned"], found["left"], found["driver"]) == (40, 24, None)
     assert found["statuses"] == status.statuses
-    assert found["failures"][0] == {"status": "timeout", "error": "too slow [/x]", "cells": 3}
+    assert found["reasons"][0] == {
+        "status": "timeout",
+        "reason": "too slow [/x]",
+        "cells": 3,
+        "example": f"digits-cnn/digits/tflite/cpu/static/{cell(22).bits}",
+    }
     assert found["reuse"][0] == {"what": "model", "made": 3, "found": 10}
 
 
@@ -209,13 +219,13 @@ def test_a_driver_at_work_is_named_with_its_pace_and_what_is_left(tmp_path, fini
     assert status.cells_per_minute is None  # these cells ended long before it began
     busy = replace(status, cells_per_minute=12.345, minutes_left=24 / 12.345)
     text = shown(busy)
-    assert f"process {os.getpid()} on {platform.node()} works on it since 20" in text
-    assert "12.3 cells a minute of late: about 2 min left" in text
+    assert f"process {os.getpid()} on {platform.node()} has been running since 20" in text
+    assert "12.3 cells/min, about 2 min left" in text
     assert json.loads(to_json(busy))["driver"]["pid"] == os.getpid()
     assert read_status(tmp_path / "run").driver is None
 
 
-def test_a_driver_that_was_killed_does_not_work_on_it(tmp_path):
+def test_a_driver_that_was_killed_is_not_running(tmp_path):
     code = (
         "import os, sys; from pathlib import Path; from qb_cluster.store.run_folder import "
         "RunFolder; RunFolder.open(Path(sys.argv[1]), sweep='digits', spec_text='', "
@@ -225,7 +235,7 @@ def test_a_driver_that_was_killed_does_not_work_on_it(tmp_path):
     assert killed.returncode == 9
     status = read_status(tmp_path / "run")
     assert (status.driver, status.finished, status.left) == (None, 0, 3)
-    assert "nobody works on it now" in shown(status)
+    assert "no driver is running" in shown(status)
 
 
 def test_a_run_in_an_object_store_is_read_alike(request, finished):
@@ -245,17 +255,19 @@ def test_a_driver_elsewhere_may_have_been_killed(run, monkeypatch):
     assert ", unless it was killed" in shown(status)
 
 
-def test_a_folder_of_more_kinds_of_failure_than_fit_a_screen_says_how_many(tmp_path):
+def test_a_folder_of_very_many_reasons_says_how_many_more_and_where(tmp_path):
+    cells = [
+        replace(never_run(cell(n), "crashed", f"kind {n}"), story=STORY)
+        for n in range(MOST_REASONS + 4)
+    ]
     with opened(tmp_path / "run") as folder:
-        folder.commit_cells(
-            [replace(never_run(cell(n), "crashed", f"kind {n}"), story=STORY) for n in range(12)]
-        )
+        folder.commit_cells(cells)
     status = read_status(tmp_path / "run")
     assert (status.planned, status.left) == (None, None)
     text = shown(status)
-    assert "12 cells finished\n" in text
-    assert "… and 4 more\n" in text
-    assert "… and 4 more cells given up" in text
+    assert f"{MOST_REASONS + 4} cells finished\n" in text
+    assert f"… and 4 more reasons (qb status --json {tmp_path / 'run'})\n" in text
+    assert f"… and {MOST_REASONS - 4} more cells given up" in text
 
 
 def test_what_is_no_run_folder_is_told(tmp_path):
