@@ -44,6 +44,7 @@ def float_facts(data: bytes) -> ArtifactFacts:
         parameter_bytes=sum(parameter.stored_bytes for parameter in parameters),
         quantized_parameters=0,
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
     )
 
 
@@ -65,8 +66,6 @@ def quantized_facts(
     weights = [parameter for parameter in found if parameter.rank > 1]
     still_float = sum(weight.stored == "float32" for weight in weights)
     products = list(operations(model))
-    macs = sum(product.macs for product in products)
-    integer_macs = sum(product.macs for product in products if product.is_integer)
     return ArtifactFacts(
         parameters=parameters,
         parameter_bytes=sum(parameter.stored_bytes for parameter in found),
@@ -74,9 +73,17 @@ def quantized_facts(
         notes=(f"{still_float} of {len(weights)} weight tensors stay float",)
         if still_float
         else (),
-        integer_mac_share=integer_macs / macs if macs else None,
+        integer_mac_share=_integer_share(products),
+        integer_layer_mac_share=_integer_share([p for p in products if p.has_weights]),
         fallback_ops=_fallback_ops(products, kept_float),
     )
+
+
+def _integer_share(products: list[Operation]) -> float | None:
+    """Give the share of multiply-accumulates in integers; ``None`` where there are none."""
+    macs = sum(product.macs for product in products)
+    integer_macs = sum(product.macs for product in products if product.is_integer)
+    return integer_macs / macs if macs else None
 
 
 def _fallback_ops(products: list[Operation], kept_float: Collection[str]) -> tuple[str, ...]:

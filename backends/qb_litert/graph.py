@@ -36,6 +36,8 @@ class Operation:
         channel_axis: the axis of ``shape`` that runs over output channels.
         values: the weights where they are float32, else ``None``.
         stored: the type of the weights in the file; ``None`` without weights.
+        has_weights: one factor, also the first, depends on no input of its graph: a constant
+            or computed from constants alone.
         macs: multiply-accumulates for one example.
         activations_are_integer: the first factor comes as integers.
         is_integer: its kernel multiplies integers: both factors come as such, or the weights
@@ -49,6 +51,7 @@ class Operation:
     channel_axis: int
     values: NDArray[np.float32] | None
     stored: Stored | None
+    has_weights: bool
     macs: int
     activations_are_integer: bool
     is_integer: bool
@@ -75,9 +78,10 @@ def operations(model: Any) -> Iterator[Operation]:
             for operator, kind in zip(graph.operators, kinds, strict=True)
             if kind == "DEQUANTIZE"
         }
+        constants = _constants(model, graph)
         for operator, kind in zip(graph.operators, kinds, strict=True):
             if kind in _CHANNEL_AXES or kind == _BATCH_MATMUL:
-                yield _operation(model, graph, operator, kind, dequantized)
+                yield _operation(model, graph, operator, kind, dequantized, constants)
 
 
 def with_signature(model: Any) -> bytes:
@@ -129,15 +133,31 @@ def is_constant(model: Any, tensor: Any) -> bool:
     return data is not None and len(data) > 0
 
 
+def _constants(model: Any, graph: Any) -> set[int]:
+    """Give the tensors that depend on no input: stored ones, and what is computed from them."""
+    found = {number for number, t in enumerate(graph.tensors) if is_constant(model, t)}
+    for operator in graph.operators:
+        read = {int(number) for number in operator.inputs if number >= 0}
+        if read and read <= found:
+            found.update(int(number) for number in operator.outputs)
+    return found
+
+
 def _operation(
-    model: Any, graph: Any, operator: Any, kind: str, dequantized: dict[int, int]
+    model: Any,
+    graph: Any,
+    operator: Any,
+    kind: str,
+    dequantized: dict[int, int],
+    constants: set[int],
 ) -> Operation:
     factor = graph.tensors[operator.inputs[_WEIGHTS_AT]]
     source = graph.tensors[dequantized.get(operator.inputs[_WEIGHTS_AT], -1)]
     source = source if operator.inputs[_WEIGHTS_AT] in dequantized else factor
     constant = is_constant(model, source)
     stored = stored_type(source) if constant else None
-    activations = graph.tensors[operator.inputs[_ACTIVATIONS_AT.get(kind, 0)]]
+    activations_at = operator.inputs[_ACTIVATIONS_AT.get(kind, 0)]
+    activations = graph.tensors[activations_at]
     rounded = stored_type(activations) == "integer"
     output = graph.tensors[operator.outputs[0]]
     shape = tuple(int(size) for size in factor.shape)
@@ -152,6 +172,7 @@ def _operation(
         channel_axis=_channel_axis(operator, kind, shape),
         values=values,
         stored=stored,
+        has_weights=not constants.isdisjoint({activations_at, operator.inputs[_WEIGHTS_AT]}),
         macs=_macs(operator, kind, shape, activations, output),
         activations_are_integer=rounded,
         is_integer=stored_type(factor) == "integer" and (constant or rounded),

@@ -7,7 +7,7 @@ from onnx import TensorProto
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization
 from qb_onnxruntime.graph import attributes
-from qb_onnxruntime.macs import arithmetic
+from qb_onnxruntime.macs import Arithmetic, arithmetic
 from qb_onnxruntime.support import widths
 
 FLOAT_BITS = {
@@ -39,6 +39,7 @@ def float_facts(data: bytes) -> ArtifactFacts:
         parameter_bytes=sum(map(_bytes, floats)),
         quantized_parameters=0,
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
     )
 
 
@@ -84,14 +85,17 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         f"{wider} of {weights} weight tensors take more than {widest} bits": wider,
     }
     is_integer = quantization.scheme.number == "integer"
-    share, fallback = arithmetic(data, float_model, quantization) if is_integer else (0.0, ())
+    computed = (
+        arithmetic(data, float_model, quantization) if is_integer else Arithmetic(0.0, 0.0, ())
+    )
     return ArtifactFacts(
         parameters=baseline.facts.parameters,
         parameter_bytes=sum(map(_bytes, [*floats, *quantized, *of_weights])),
         quantized_parameters=sum(packed.get(t.name, _count(t)) for t in quantized),
         notes=tuple(note for note, count in notes.items() if count),
-        integer_mac_share=share,
-        fallback_ops=fallback,
+        integer_mac_share=computed.integer_share,
+        integer_layer_mac_share=computed.integer_layer_share,
+        fallback_ops=computed.fallback,
     )
 
 

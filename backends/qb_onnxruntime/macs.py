@@ -2,12 +2,13 @@
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import NodeProto, TensorProto
+from onnx import AttributeProto, NodeProto, TensorProto
 
 from qb_cluster.contracts import Quantization
 from qb_onnxruntime.graph import attributes, layers
@@ -27,26 +28,41 @@ INT8_LEVEL = 4
 """The accuracy level at which MatMulNBits computes in int8."""
 
 
-def arithmetic(
-    data: bytes, float_model: onnx.ModelProto, quantization: Quantization
-) -> tuple[float | None, tuple[str, ...]]:
-    """Give the share of integer multiply-accumulates, and what fell back to float.
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How the convolutions and matrix products of one example are computed.
+
+    Attributes:
+        integer_share: share of their multiply-accumulates that run in integers; ``None`` where
+            the float file does not fix the shapes.
+        integer_layer_share: the same over those with a factor that depends on no input;
+            ``None`` also where there are none.
+        fallback: kinds of those that the scheme covers and that stayed float, sorted: computed
+            in float or, where activations are float anyway, with float weights.
+    """
+
+    integer_share: float | None
+    integer_layer_share: float | None
+    fallback: tuple[str, ...]
+
+
+def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantization) -> Arithmetic:
+    """Tell what runs in integers, and what fell back to float.
 
     Sessions replace and fuse nodes but keep their names, so a product of the float model runs
     in integers exactly if an integer node has its name.
-
-    Returns:
-        The share of the multiply-accumulates of convolutions and matrix products, for one
-        example; ``None`` where the float file does not fix the shapes. And the kinds of those
-        that the scheme covers and that stayed float, sorted: computed in float or, where
-        activations are float anyway, with float weights.
     """
     integer = {node.name for node in _optimized(data).node if _is_integer(node)}
     products = [node for node in float_model.graph.node if node.op_type in PRODUCTS]
     shapes = _shapes(float_model)
     macs = {node.name: _macs(node, shapes) for node in products}
-    total = sum(macs.values())
-    share = sum(macs[name] for name in macs.keys() & integer) / total if total else 0.0
+    constants = _constants(float_model)
+    layer_names = {node.name for node in products if constants.intersection(node.input[:2])}
+
+    def share(names: Iterable[str]) -> float | None:
+        total = sum(macs[name] for name in names)
+        found = sum(macs[name] for name in integer.intersection(names)) / total if total else 0.0
+        return None if math.isnan(found) else found
 
     weights = _float_tensors(float_model)
     left = {
@@ -64,7 +80,11 @@ def arithmetic(
         return node.name not in integer and (bool(stored) or activations == "static")
 
     fallback = {n.op_type for n in products if n.output[0] not in left and fell_back(n)}
-    return (None if math.isnan(share) else share), tuple(sorted(fallback))
+    return Arithmetic(
+        integer_share=share(macs),
+        integer_layer_share=share(layer_names) if layer_names else None,
+        fallback=tuple(sorted(fallback)),
+    )
 
 
 def _optimized(data: bytes) -> onnx.GraphProto:
@@ -86,6 +106,18 @@ def _is_integer(node: NodeProto) -> bool:
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:
     return {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+
+
+def _constants(model: onnx.ModelProto) -> set[str]:
+    """Give the tensors that depend on no input: stored ones, and what is computed from them."""
+    found = {tensor.name for tensor in model.graph.initializer}
+    graphs = {AttributeProto.GRAPH, AttributeProto.GRAPHS}  # which read more than their inputs
+    for node in model.graph.node:
+        read = {name for name in node.input if name}
+        has_graph = any(attribute.type in graphs for attribute in node.attribute)
+        if node.op_type == "Constant" or (read and read <= found and not has_graph):
+            found.update(node.output)
+    return found
 
 
 def _shapes(model: onnx.ModelProto) -> Mapping[str, Sequence[float]]:

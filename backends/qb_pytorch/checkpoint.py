@@ -31,6 +31,8 @@ class Content:
         packed_for: the instruction set that packed weights are laid out for.
         example: dtype and shape of one example of each input; baselines only.
         macs: total, and by layer; baselines only. See ``layers.Macs``.
+        weighted_macs: of the products with weights; ``None`` in files from before they were
+            counted.
         device: where it runs; tensors are stored as those of a CPU all the same.
     """
 
@@ -39,6 +41,7 @@ class Content:
     packed_for: str | None = None
     example: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     macs: tuple[int, dict[str, int]] | None = None
+    weighted_macs: int | None = None
     device: str = cuda.CPU
 
 
@@ -50,7 +53,12 @@ def store_float(
 ) -> Artifact:
     """Store the float model, and what is known of one example of it."""
     shapes = {name: (dtype_name(one.dtype), list(one.shape)) for name, one in example.items()}
-    content = Content(example=shapes, macs=(macs.total, dict(macs.layers)), device=device)
+    content = Content(
+        example=shapes,
+        macs=(macs.total, dict(macs.layers)),
+        weighted_macs=macs.weighted,
+        device=device,
+    )
     return store(module, modules.parameter_count(module), set(), content)
 
 
@@ -82,6 +90,7 @@ def store(
         quantized_parameters=sum(state[name].numel() for name in quantized),
         notes=(*(modules.float_weights_note(module, quantized) if quantized else ()), *notes),
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
     )
     return Artifact(data, artifact_format, facts)
 
@@ -109,6 +118,7 @@ def store_simulated(
         quantized_parameters=sum(sizes[name] for name in rounded),
         notes=(*modules.float_weights_note(module, rounded), *notes),
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
     )
     content = Content(activations=activations, device=device)
     return Artifact(_dump(module, content), FORMAT, facts)
@@ -124,8 +134,9 @@ def example(baseline: Artifact) -> dict[str, torch.Tensor]:
 
 def macs(baseline: Artifact) -> layers.Macs:
     """Give what was counted when the baseline was made."""
-    total, by_layer = _load(baseline.data)["macs"]
-    return layers.Macs(total, by_layer)
+    content = _load(baseline.data)
+    total, by_layer = content["macs"]
+    return layers.Macs(total, by_layer, content["weighted_macs"])
 
 
 def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU) -> Executable:

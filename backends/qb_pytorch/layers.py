@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from qb_cluster.contracts import Artifact, Bits, Quantization
 from qb_cluster.errors import PlugInError
 from qb_pytorch import modules
+from qb_pytorch.weighted_macs import WeightedFlops
 
 MULTIPLYING = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 NAMED_IN_ERRORS = 6
@@ -24,10 +25,17 @@ class Macs:
     Attributes:
         total: of the whole model, attention and other products of activations included.
         layers: of every submodule that multiplies, by name; a parent counts its children's.
+        weighted: of the products in ``total`` that have weights, see ``weighted_macs``;
+            ``None`` where they were not counted.
     """
 
     total: int
     layers: Mapping[str, int]
+    weighted: int | None = None
+
+    def share_of_weighted(self, macs: float) -> float | None:
+        """Give what share ``macs`` are of ``weighted``; ``None`` where that is none or unknown."""
+        return macs / self.weighted if self.weighted else None
 
 
 def multiplying(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -115,7 +123,10 @@ def count_macs(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=attention) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping=attention)
+        # Outside of torch's counter, so that both see the same products.
+        weighted = WeightedFlops(example.values(), counter.flop_registry)
+        with torch.no_grad(), weighted, counter:
             modules.call(module, example)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -126,7 +137,8 @@ def count_macs(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
         if name.startswith(prefix)
     }
     total = counter.get_total_flops() // 2
-    return Macs(total, {"": total, **found})  # the model itself may be a layer
+    # The model itself may be a layer.
+    return Macs(total, {"": total, **found}, weighted.flops // 2)
 
 
 def _attention_flops(
@@ -160,8 +172,16 @@ def float_ops(
 
 
 def with_facts(
-    artifact: Artifact, integer_mac_share: float | None, fallback_ops: tuple[str, ...]
+    artifact: Artifact,
+    integer_mac_share: float | None,
+    integer_layer_mac_share: float | None,
+    fallback_ops: tuple[str, ...],
 ) -> Artifact:
     """Add to an artifact's facts what only the arithmetic of its layers can tell."""
-    facts = replace(artifact.facts, integer_mac_share=integer_mac_share, fallback_ops=fallback_ops)
+    facts = replace(
+        artifact.facts,
+        integer_mac_share=integer_mac_share,
+        integer_layer_mac_share=integer_layer_mac_share,
+        fallback_ops=fallback_ops,
+    )
     return replace(artifact, facts=facts)

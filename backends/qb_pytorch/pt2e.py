@@ -240,12 +240,14 @@ def _facts(
         for name, layer in layers.multiplying(module).items()
         if quantization.layer_bits(name) is None
     )
-    examples = len(next(iter(stored.sample.values())))
+    integer_macs = kernels.integer_macs / len(next(iter(stored.sample.values())))
     return ArtifactFacts(
         parameters=modules.parameter_count(module),
         parameter_bytes=sum(tensor.nbytes for tensor in tensors),
         quantized_parameters=sum(tensor.numel() for tensor in integers),
         notes=notes,
-        integer_mac_share=kernels.integer_macs / examples / max(1, macs.total),
+        integer_mac_share=integer_macs / max(1, macs.total),
+        # The quantizer takes products with weights alone.
+        integer_layer_mac_share=macs.share_of_weighted(integer_macs),
         fallback_ops=tuple(sorted((kernels.float_ops - wanted).keys())),
     )

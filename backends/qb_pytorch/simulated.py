@@ -48,6 +48,7 @@ def quantize(
     return layers.with_facts(
         checkpoint.store_simulated(module, set(rounded), inputs, notes, device),
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
         fallback_ops=layers.float_ops(module, quantization, bits),
     )
 

@@ -81,10 +81,13 @@ def quantize(
         packed_for=torch.backends.cpu.get_cpu_capability() if packed else None, device=device
     )
     share = 0.0
+    layer_share: float | None = 0.0
     if scheme.activations == "dynamic":
         macs = checkpoint.macs(baseline)
         fewest = 1 if device == cuda.CPU else cuda.fewest_int8_rows()
-        share, floats = _integer_share(module, macs, held, fewest)
+        integer_macs, floats = _integer_macs(module, macs, held, fewest)
+        share = integer_macs / max(1, macs.total)
+        layer_share = macs.share_of_weighted(integer_macs)
         if floats:
             notes.append(
                 f"{floats} layers multiply one example's integers as floats: torch's int8 product "
@@ -93,13 +96,14 @@ def quantize(
     artifact = checkpoint.store(
         module, parameters, quantized, content, checkpoint.TORCHAO_FORMAT, tuple(notes)
     )
-    return layers.with_facts(artifact, share, layers.float_ops(module, quantization, held))
+    fallback_ops = layers.float_ops(module, quantization, held)
+    return layers.with_facts(artifact, share, layer_share, fallback_ops)
 
 
-def _integer_share(
+def _integer_macs(
     module: torch.nn.Module, macs: layers.Macs, held: Iterable[str], fewest_rows: int
-) -> tuple[float, int]:
-    """Give what share of an example is multiplied in integers, and how many layers are not."""
+) -> tuple[int, int]:
+    """Give what an example multiplies in integers, and how many layers multiply floats."""
     found, floats = 0, 0
     for name in held:
         layer = macs.layers.get(name, 0)
@@ -107,7 +111,7 @@ def _integer_share(
             found += layer
         else:
             floats += 1
-    return found / max(1, macs.total), floats
+    return found, floats
 
 
 def _replace_weights(

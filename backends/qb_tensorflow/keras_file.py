@@ -100,6 +100,7 @@ def facts(model: Any) -> ArtifactFacts:
         ),
         quantized_parameters=0,
         integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
     )
 
 

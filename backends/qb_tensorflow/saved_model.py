@@ -117,7 +117,13 @@ def facts(signature: Signature) -> ArtifactFacts:
             )
         count += values.size
         stored_bytes += values.nbytes
-    return ArtifactFacts(count, stored_bytes, quantized_parameters=0, integer_mac_share=0.0)
+    return ArtifactFacts(
+        parameters=count,
+        parameter_bytes=stored_bytes,
+        quantized_parameters=0,
+        integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
+    )
 
 
 def _refuse_side_effects(folder: Path) -> None:

@@ -44,6 +44,10 @@ class ArtifactFacts:
             float and for simulated.
         fallback_ops: kinds of convolutions and matrix products that stayed float although
             the scheme covers them, sorted, in the runtime's own words, e.g. ``("Conv2d",)``.
+        integer_layer_mac_share: the same share as ``integer_mac_share`` over the products that
+            have weights: one factor depends on no input. Products of two activations, as inside
+            attention, have none. ``None`` where unknown, and where the model has no such
+            product; 0 for float and for simulated.
     """
 
     parameters: int
@@ -52,6 +56,7 @@ class ArtifactFacts:
     notes: tuple[str, ...] = ()
     integer_mac_share: float | None = None
     fallback_ops: tuple[str, ...] = ()
+    integer_layer_mac_share: float | None = None
 
     @property
     def bits_per_weight(self) -> float | None:

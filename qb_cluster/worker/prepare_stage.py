@@ -146,6 +146,7 @@ def _state_facts(
     values["bits_per_weight"] = facts.bits_per_weight
     values["quantized_share"] = facts.quantized_parameters / max(1, facts.parameters)
     values["integer_mac_share"] = facts.integer_mac_share
+    values["integer_layer_mac_share"] = facts.integer_layer_mac_share
     values["fallback_ops"] = ",".join(facts.fallback_ops)
     values["notes"] = "; ".join(facts.notes) or None
     if baseline is None:

@@ -99,6 +99,7 @@ def test_a_float_artifact_holds_32_bits_a_weight_and_no_integers(name, model_nam
     assert facts.parameters == expected
     assert facts.bits_per_weight == 32
     assert facts.quantized_parameters == 0
+    assert facts.integer_mac_share == facts.integer_layer_mac_share == 0
 
 
 @pytest.mark.parametrize(("scheme", "bits"), CASES)

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import nn
 
 from qb_cluster.contracts import Bits, Calibration, Quantization, Scheme
@@ -181,6 +181,7 @@ def test_every_native_entry_computes_with_the_weights_of_the_reference(
         if net == "attention" and quantization.bits == Bits(16, 8) and activations == "static":
             share = products  # which have no weights of 16 bits
         assert facts.integer_mac_share == pytest.approx(share), quantization
+        assert facts.integer_layer_mac_share == float(in_integers), quantization
         assert bool(facts.fallback_ops) == (activations == "static" and not in_integers)
         # A little less where a bias that stands in an Add is stored in the activations' bits.
         assert bits.weight - 0.1 < facts.bits_per_weight < bits.weight + 5
@@ -195,6 +196,49 @@ def test_convolutions_without_a_kernel_stay_float_and_are_named(baselines):
     convolutions = 64 * 12 * 27 + 36 * 12 * 27
     linear = 432 * 24 + 24 * 10
     assert facts.integer_mac_share == pytest.approx(linear / (linear + convolutions))
+    assert facts.integer_layer_mac_share == facts.integer_mac_share  # no attention
+
+
+def test_a_layer_left_float_counts_among_products_with_weights_and_attention_does_not(baselines):
+    quantization = asked("w8a8", "dynamic", layers=(("query", "float"),))
+    facts = quantized(baselines["attention"], quantization).facts
+    inputs, query, head, activations = 3 * 64 * 64, 3 * 64 * 64, 64 * 5, 2 * 3 * 3 * 64
+    layers = inputs + query + head
+    assert facts.integer_mac_share == pytest.approx((inputs + head) / (layers + activations))
+    assert facts.integer_layer_mac_share == pytest.approx((inputs + head) / layers)
+    float_facts = baselines["attention"].facts
+    assert float_facts.integer_mac_share == float_facts.integer_layer_mac_share == 0
+
+
+def test_weights_that_reach_a_product_through_other_nodes_are_weights_still(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["input", "plain"], ["a"], name="plain"),
+        helper.make_node("Transpose", ["turned"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["a", "t"], ["b"], name="turned"),
+        helper.make_node("MatMul", ["first", "b"], ["c"], name="first"),
+        helper.make_node("Transpose", ["c"], ["d"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["c", "d"], ["output"], name="two_activations"),
+    ]
+    shapes = {"plain": (16, 32), "turned": (8, 32), "first": (5, 4)}
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("input", 1, ["n", 4, 16])],
+        [helper.make_tensor_value_info("output", 1, ["n", 5, 5])],
+        [
+            numpy_helper.from_array(RNG.normal(size=shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    inputs = {"input": RNG.normal(size=(1, 4, 16)).astype(np.float32)}
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    baseline = OnnxRuntimeBackend().convert(lambda: path, inputs)
+    facts = quantized(baseline, asked("w8a8", "dynamic")).facts
+    plain, with_weights = 4 * 16 * 32, 4 * 16 * 32 + 4 * 32 * 8 + 5 * 4 * 8
+    assert facts.integer_mac_share == pytest.approx(plain / (with_weights + 5 * 5 * 8))
+    assert facts.integer_layer_mac_share == pytest.approx(plain / with_weights)
 
 
 def test_a_model_of_which_nothing_has_a_kernel_is_unsupported():
@@ -365,6 +409,7 @@ def test_layers_get_the_bits_that_their_names_match(baselines, bits, activations
     if activations != "none":
         first, rest = 64 * 12 * 27, 36 * 12 * 27 + 432 * 24 + 24 * 10
         assert facts.integer_mac_share == pytest.approx(rest / (first + rest))
+        assert facts.integer_layer_mac_share == facts.integer_mac_share  # no attention
 
 
 def test_layers_that_the_exporter_transposes_keep_the_names_of_their_modules(baselines):

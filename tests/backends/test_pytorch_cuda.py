@@ -208,9 +208,9 @@ def test_the_4_bit_kernel_is_used_where_it_saves_memory(shape, block, size):
 
 def test_products_of_too_few_rows_count_as_float(net):
     macs = layers.Macs(100_000, {"wide": 20 * 16 * 1024, "mix": 1024 * 32})
-    found = torchao_weights._integer_share(net, macs, ["wide", "mix"], 17)
-    assert found == (20 * 16 * 1024 / 100_000, 1)
-    assert torchao_weights._integer_share(net, macs, ["mix"], 1) == (1024 * 32 / 100_000, 0)
+    found = torchao_weights._integer_macs(net, macs, ["wide", "mix"], 17)
+    assert found == (20 * 16 * 1024, 1)
+    assert torchao_weights._integer_macs(net, macs, ["mix"], 1) == (1024 * 32, 0)
 
 
 def test_an_executable_that_times_itself_computes_the_same(net, inputs):

@@ -13,7 +13,7 @@ from qb_cluster.contracts import Artifact, Bits, Calibration, Quantization, Sche
 from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_onnxruntime.runtime import int8_products_saturate
-from qb_pytorch import PyTorchBackend
+from qb_pytorch import PyTorchBackend, layers
 
 pytestmark = pytest.mark.frameworks
 
@@ -135,6 +135,7 @@ def test_dynamic_layers_compute_in_integers_and_the_facts_say_which(net, inputs,
     linear = 16 * 128 + 128 * 32 + 32 * 5
     conv = 6 * 6 * 16 * 3 * 9
     assert artifact.facts.integer_mac_share == pytest.approx(linear / (linear + conv))
+    assert artifact.facts.integer_layer_mac_share == artifact.facts.integer_mac_share
     assert artifact.facts.fallback_ops == ("Conv2d",)
     native = run(net, inputs, artifact)
     exact = run(net, inputs, convert(net, inputs))
@@ -164,7 +165,7 @@ def test_static_layers_take_bits_of_their_own(net, inputs):
         return quantize(net, inputs, Scheme("static", "static", layers=layers), "w8a8")
 
     everything = artifact(())
-    assert everything.facts.integer_mac_share == 1
+    assert everything.facts.integer_mac_share == everything.facts.integer_layer_mac_share == 1
     assert everything.facts.fallback_ops == ()
     fewer = artifact((("wide", "w3a8"), ("conv", "float"), ("*", "w8a8")))
     linear = 16 * 128 + 128 * 32 + 32 * 5
@@ -295,8 +296,86 @@ class FusedAttention(Attention):
 def test_products_of_activations_count_but_never_run_in_integers(kind):
     torch.manual_seed(0)
     inputs = {"input": np.random.default_rng(0).normal(size=(4, 8, 16)).astype(np.float32)}
-    facts = quantize(kind().eval(), inputs, Scheme("dynamic", "dynamic"), "w8a8").facts
-    assert facts.integer_mac_share == pytest.approx(8 * 16 * 16 / (8 * 16 * 16 + 2 * 8 * 8 * 16))
+    for activations in ("dynamic", "static"):
+        facts = quantize(kind().eval(), inputs, Scheme("mine", activations), "w8a8").facts
+        layer, products = 8 * 16 * 16, 2 * 8 * 8 * 16
+        assert facts.integer_mac_share == pytest.approx(layer / (layer + products))
+        assert facts.integer_layer_mac_share == 1
+
+
+class Headed(nn.Module):
+    """Attention, and a layer behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = Attention()
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, values):
+        return self.head(self.attention(values))
+
+
+@pytest.mark.parametrize("activations", ["dynamic", "static"])
+def test_a_layer_left_float_counts_among_products_with_weights(activations):
+    torch.manual_seed(0)
+    inputs = {"input": np.random.default_rng(0).normal(size=(4, 8, 16)).astype(np.float32)}
+    scheme = Scheme("mine", activations, layers=(("head", "float"),))
+    facts = quantize(Headed().eval(), inputs, scheme, "w8a8").facts
+    project, head, products = 8 * 16 * 16, 8 * 16 * 4, 2 * 8 * 8 * 16
+    assert facts.integer_mac_share == pytest.approx(project / (project + head + products))
+    assert facts.integer_layer_mac_share == pytest.approx(project / (project + head))
+
+
+class Functional(nn.Module):
+    """Weights that no module multiplies by: sliced, normalized, in front, of a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.packed = nn.Parameter(torch.randn(3, 16, 16))
+        self.queries = nn.Parameter(torch.randn(5, 16))
+        self.register_buffer("mix", torch.randn(16, 4))
+
+    def forward(self, values):
+        hidden = nn.functional.linear(values, self.packed[1])
+        hidden = hidden @ nn.functional.normalize(self.packed[2])
+        kept = torch.zeros_like(hidden)
+        kept[:, 2:] = hidden[:, 2:]  # depends on the input from here on
+        scores = self.queries @ kept.transpose(1, 2)
+        return scores @ hidden @ self.mix
+
+
+def test_weights_are_followed_through_functions_and_activations_through_memory():
+    torch.manual_seed(0)
+    macs = layers.count_macs(Functional().eval(), {"input": torch.randn(1, 8, 16)})
+    weighted = 2 * 8 * 16 * 16 + 5 * 16 * 8 + 5 * 16 * 4
+    assert (macs.total, macs.weighted) == (weighted + 5 * 8 * 16, weighted)
+
+
+def test_the_projections_of_torchs_own_attention_have_weights():
+    class Attend(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attend = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, values):
+            return self.attend(values, values, values, need_weights=False)[0]
+
+    macs = layers.count_macs(Attend().eval(), {"input": torch.randn(1, 8, 16)})
+    projections, products = 4 * 8 * 16 * 16, 2 * 8 * 8 * 16
+    assert (macs.total, macs.weighted) == (projections + products, projections)
+
+
+def test_a_baseline_from_before_weights_were_counted_leaves_the_share_unknown(net, inputs):
+    baseline = convert(net, inputs)
+    content = torch.load(io.BytesIO(baseline.data), weights_only=True)
+    del content["weighted_macs"]
+    file = io.BytesIO()
+    torch.save(content, file)
+    asked = Quantization(Scheme("dynamic", "dynamic"), Bits.parse("w8a8"), "native")
+    older = Artifact(file.getvalue(), baseline.format, baseline.facts)
+    facts = BACKEND.quantize(lambda: net, older, asked, None).facts
+    assert facts.integer_mac_share > 0
+    assert facts.integer_layer_mac_share is None
 
 
 @pytest.mark.parametrize(
@@ -309,6 +388,7 @@ def test_a_model_that_is_one_layer_is_quantized(scheme, bits, share, execution):
     inputs = {"input": np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)}
     artifact = quantize(net, inputs, Scheme("mine", scheme), bits, execution)
     assert artifact.facts.integer_mac_share == (share if execution == "native" else 0)
+    assert artifact.facts.integer_layer_mac_share == artifact.facts.integer_mac_share
     assert sqnr_db(run(net, inputs, convert(net, inputs)), run(net, inputs, artifact)) > 17
 
 

@@ -227,9 +227,12 @@ def test_whatever_is_called_native_runs_and_is_really_quantized(name):
 def test_static_runs_all_its_arithmetic_in_integers_and_dynamic_leaves_small_tensors_float():
     static = quantized("cnn", ask("static", "w8a8")).facts
     assert (static.integer_mac_share, static.fallback_ops) == (1, ())
+    assert static.integer_layer_mac_share == 1
     assert static.quantized_parameters == PARAMETERS["cnn"]
     dynamic = quantized("cnn", ask("dynamic", "w8a8")).facts
     assert 0.9 < dynamic.integer_mac_share < 1
+    assert dynamic.integer_layer_mac_share == dynamic.integer_mac_share  # no attention
+    assert baseline("cnn").facts.integer_layer_mac_share == 0
     assert dynamic.notes[0] == "2 of 4 weight tensors stay float"  # of 144 and 640 elements
     assert "fewer than 1,024" in BACKEND.support(ask("dynamic", "w8a8")).reason
 

@@ -100,7 +100,7 @@ def test_every_kind_of_scheme_is_as_close_as_it_should_be(scheme, bits, least, m
     assert facts.parameters == 38_282
     assert facts.quantized_parameters == 38_282 - 16 - 32 - 64 - 10  # biases stay
     assert facts.parameter_bytes is None
-    assert facts.integer_mac_share == 0
+    assert facts.integer_mac_share == facts.integer_layer_mac_share == 0
 
 
 @pytest.mark.parametrize("observer", ["minmax", "moving_average", "percentile", "mse", "entropy"])

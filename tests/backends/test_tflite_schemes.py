@@ -446,6 +446,7 @@ def test_integer_shares_say_which_kernels_multiply_integers(
 ):
     facts = quantize("cnn", Scheme("any", activations), bits).facts
     assert facts.integer_mac_share == pytest.approx(integer / 337_536)
+    assert facts.integer_layer_mac_share == facts.integer_mac_share  # no attention
     assert facts.fallback_ops == fallback
 
 
@@ -458,9 +459,47 @@ def test_only_static_schemes_multiply_activations_in_integers(blocks):
         quantization = ask(Scheme("any", activations), "w8a8")
         made = BACKEND.quantize(lambda: net, baseline, quantization, {"input": tokens})
         shares[activations] = made.facts.integer_mac_share
+        assert made.facts.integer_layer_mac_share == 1
     assert shares["dynamic"] == pytest.approx(1 - of_activations / sum(products))
     assert shares["static"] == 1
-    assert baseline.facts.integer_mac_share == 0
+    assert baseline.facts.integer_mac_share == baseline.facts.integer_layer_mac_share == 0
+
+
+def test_a_layer_left_float_counts_among_products_with_weights_and_attention_does_not(blocks):
+    net, tokens, baseline = blocks
+    of_activations = 2 * (2 * 5 * 5 * 8)
+    left = 40 * 3
+    total = sum(product.macs for product in operations(read_model(baseline.data)))
+    quantization = ask(Scheme("any", "dynamic", layers=(("odd_one.1", "float"),)), "w8a8")
+    facts = BACKEND.quantize(lambda: net, baseline, quantization, {"input": tokens}).facts
+    assert facts.integer_mac_share == pytest.approx(1 - (of_activations + left) / total)
+    assert facts.integer_layer_mac_share == pytest.approx(1 - left / (total - of_activations))
+
+
+def test_parameters_are_weights_on_either_side_of_a_product():
+    import torch
+    from torch import nn
+
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.keys = nn.Linear(64, 64)
+            self.queries = nn.Parameter(torch.randn(1, 2, 3, 32))  # of two heads
+
+        def forward(self, values):
+            keys = self.keys(values).reshape(-1, 5, 2, 32).transpose(1, 2)
+            scores = torch.matmul(self.queries, keys.transpose(2, 3))
+            return torch.matmul(scores, keys)
+
+    torch.manual_seed(0)
+    net = Queries().eval()
+    values = np.random.default_rng(0).normal(size=(1, 5, 64)).astype(np.float32)
+    baseline = BACKEND.convert(lambda: net, {"input": values})
+    dynamic = ask(Scheme("any", "dynamic"), "w8a8")
+    facts = BACKEND.quantize(lambda: net, baseline, dynamic, None).facts
+    keys, scores, mixed = 5 * 64 * 64, 3 * 5 * 64, 3 * 5 * 64
+    assert facts.integer_mac_share == pytest.approx(keys / (keys + scores + mixed))
+    assert facts.integer_layer_mac_share == pytest.approx(keys / (keys + scores))
 
 
 # Models that come as files

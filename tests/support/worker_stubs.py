@@ -86,7 +86,14 @@ class Stub:
             model()
         data = f"{quantization.execution} {quantization.bits}".encode()
         quantized = 0 if self.what == "float" else 10
-        facts = ArtifactFacts(10, 10, quantized, integer_mac_share=0.5, fallback_ops=("Gelu",))
+        facts = ArtifactFacts(
+            parameters=10,
+            parameter_bytes=10,
+            quantized_parameters=quantized,
+            integer_mac_share=0.5,
+            integer_layer_mac_share=0.75,
+            fallback_ops=("Gelu",),
+        )
         return Artifact(data, "bin", facts)
 
     def open(self, artifact, model, threads):

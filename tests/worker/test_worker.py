@@ -71,6 +71,7 @@ def test_a_kernel_that_computes_its_scheme_gets_a_result_and_both_sqnrs(run):
     assert values["reference_sqnr_db"] - values["sqnr_db"] == pytest.approx(6, abs=0.1)
     assert values["simulator"] == "sim"
     assert (values["integer_mac_share"], values["fallback_ops"]) == (0.5, "Gelu")
+    assert values["integer_layer_mac_share"] == 0.75
 
 
 @pytest.mark.parametrize("what", ["garbage", "nan"])
