@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from qb_cluster.errors import NothingRunsError, PoolError, RunFolderError
+from qb_cluster.errors import NothingRunsError, PoolError
 
 if TYPE_CHECKING:
     from qb_cluster.contracts import Device
@@ -68,7 +68,7 @@ def launch(
     Raises:
         click.UsageError: nothing is what ``rerun`` asks for.
         KeyboardInterrupt: it was interrupted, and what has ended is kept.
-        NothingRunsError: no cell of the plan can run here, and some have no row yet.
+        NothingRunsError: no cell of the plan can run here.
         QuantBenchError: it cannot start, or cannot go on.
     """
     from qb_cluster.dispatch.sweep import Sweep
@@ -82,7 +82,7 @@ def launch(
     if unknown := unmatched(rerun, expand(spec)):
         raise click.UsageError("; ".join(unknown))
     if planned:
-        _refuse_what_cannot_run(spec, out, target)
+        _refuse_what_cannot_run(spec, target)
     progress.phase(f"opening {out}")
     with RunFolder.open(
         out,
@@ -117,11 +117,11 @@ def launch(
     return sum(status in FAILURES for status in statuses.values())
 
 
-def _refuse_what_cannot_run(spec: "SweepSpec", out: str, target: Target) -> None:
+def _refuse_what_cannot_run(spec: "SweepSpec", target: Target) -> None:
     """Refuse a plan of which no cell can run, before there is a folder or a Ray for it.
 
-    What is missing here may be there where the cells would run, on a cluster or a board; and a
-    folder that has a row for every cell is finished, whatever is installed by now.
+    What is missing here may be there where the cells would run, on a cluster or a board. A folder
+    of earlier runs stays as it is: it would only get rows of cells that nobody could run.
 
     Raises:
         NothingRunsError: no cell can run.
@@ -131,7 +131,6 @@ def _refuse_what_cannot_run(spec: "SweepSpec", out: str, target: Target) -> None
     from qb_cluster.plan.selection import cell_name
     from qb_cluster.report.reasons import grouped, reason_lines
     from qb_cluster.spec import extra_of, not_installed
-    from qb_cluster.store.reading import read_columns
 
     if any(cell.execution is not None for cell in expand(spec)):
         return
@@ -139,10 +138,6 @@ def _refuse_what_cannot_run(spec: "SweepSpec", out: str, target: Target) -> None
     is_elsewhere = target.address is not None or not all(device.prepares for device in spec.devices)
     if missing and is_elsewhere:
         return
-    with suppress(RunFolderError):  # whatever is wrong with it, nothing would run there
-        rows = set(read_columns(out, ())["cell_id"])
-        if all(cell.cell_id in rows for cell in expand(spec)):
-            return
     reasons = grouped(("unsupported", cell.reason, cell_name(cell)) for cell in expand(spec))
     why = reason_lines(reasons, _MOST_REASONS, f"qb plan {spec.source}")
     extras = [extra for backend in missing if (extra := extra_of(backend))]

@@ -50,7 +50,7 @@ def reason_lines(reasons: Sequence[Reason], most: int, rest: str) -> Iterator[st
     """
     shown = reasons[:most]
     for one in shown:
-        what = one.reason.partition("\n")[0]
+        what = one.reason.partition("\n")[0] or "no reason was given"
         yield f"{one.cells:>5}  {one.status:<11} {what} (e.g. {one.example})"
     if left := len(reasons) - len(shown):
         more = "1 more reason" if left == 1 else f"{left} more reasons"

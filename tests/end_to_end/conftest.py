@@ -38,6 +38,17 @@ class Place:
             check=False,
         )
 
+    def shell(self, line):
+        """Run a line of bash, for what only a shell can do to qb."""
+        return subprocess.run(
+            ["bash", "-c", line],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
     def popen(self, *arguments, env=None, stderr=subprocess.DEVNULL):
         """Start qb; it ends with the test at the latest."""
         process = subprocess.Popen(
