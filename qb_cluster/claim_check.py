@@ -1,0 +1,57 @@
+"""`qb backends --check`: every native entry of the support matrix is run."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from qb_cluster.catalog import plugins
+from qb_cluster.contracts import Ref
+from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
+from qb_cluster.errors import NothingRunsError
+from qb_cluster.launch import launch
+from qb_cluster.plan.support_matrix import Entry
+from qb_cluster.report.progress import RunProgress
+from qb_cluster.spec import load_spec
+from qb_cluster.store.reading import read_results
+from qb_cluster.terminal import messages, output
+
+
+def check_claims(entries: Sequence[Entry]) -> bool:
+    """Run every native entry on digits; tells whether every claim held.
+
+    Raises:
+        NothingRunsError: there was none to run.
+    """
+    console = output()
+    names = dict.fromkeys(entry.backend for entry in entries)
+    made = [plugins.make("backend", Ref(name, name)) for name in names]
+    schemes = dict.fromkeys(entry.scheme.target for entry in entries)
+    tables = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in DIGITS_MODELS:
+            text = check_spec(kind, made, schemes)
+            if text is not None:
+                spec = Path(folder, f"{kind}.yaml")
+                spec.write_text(text, encoding="utf-8")
+                with RunProgress(messages()) as progress:
+                    launch(load_spec(spec), str(Path(folder, kind)), progress)
+                tables.append(read_results(str(Path(folder, kind))))
+    checked = list(claims(entries, pd.concat(tables))) if tables else []
+    if not checked:
+        raise NothingRunsError("nothing was checked: no backend here runs the digits models")
+    held = True
+    for claim in checked:
+        entry = claim.entry
+        words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
+        if not claim.holds or set(claim.statuses.values()) != {"ok"}:
+            mark = "as warned" if claim.holds else "BROKEN CLAIM"
+            console.print(
+                f"{mark}: {entry.backend} {entry.scheme.label} {entry.bits}: {words}",
+                highlight=False,
+                markup=False,
+            )
+        held = held and claim.holds
+    console.print("every native entry holds" if held else "some native entries do not hold")
+    return held
