@@ -4,19 +4,18 @@ import itertools
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from qb_cluster.errors import NothingRunsError, PoolError, QuantBenchError
+from qb_cluster.errors import PoolError, QuantBenchError
 from qb_cluster.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from qb_cluster.dispatch.preflight import NodeFacts
-    from qb_cluster.plan.support_matrix import Entry
 
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
 _ALLOW_UNAUTHENTICATED = click.option(
@@ -26,7 +25,23 @@ _ALLOW_UNAUTHENTICATED = click.option(
 )
 
 
+class _NobodyReadsError(Exception):
+    """The reader of stdout, `head` perhaps, has seen enough."""
+
+
+class _Commands(click.Group):
+    """Click itself would exit with 1 when a pipe breaks."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _NobodyReadsError from error
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 2 cannot run, 3 some cells or checks failed, 130 interrupted.",
 )
@@ -131,16 +146,49 @@ def status(folder: str, *, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("folder")
-def report(folder: str) -> None:
-    """Print the comparison of a run and write it as Markdown, CSV and Parquet."""
+@click.option(
+    "--full", is_flag=True, help="Everything: all rows, grids, agreement, reasons, notes."
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "md", "csv", "json"]),
+    default="table",
+    show_default=True,
+    help="What is printed; the files are written in any case.",
+)
+@click.option("--where", metavar="SQL", help="Only these rows: \"backend = 'tflite'\".")
+@click.option("--sort", metavar="COLUMNS", help="Sort by columns: speedup,-delta (- descends).")
+@click.option("--columns", metavar="COLUMNS", help="Print these columns: model,bits,delta.")
+@click.option("--tolerance", help="Judge by this loss: '1 pt', '0.5 %'. [default: the sweep's]")
+@click.option(
+    "--adjust",
+    type=click.Choice(["holm", "none"]),
+    help="Adjust verdicts for the number of cells, or not. [default: the sweep's]",
+)
+def report(
+    folder: str,
+    form: str,
+    where: str | None,
+    sort: str | None,
+    columns: str | None,
+    tolerance: str | None,
+    adjust: str | None,
+    *,
+    full: bool,
+) -> None:
+    """Answer what may ship: write the report as Markdown, CSV and Parquet, then print it."""
     from rich.console import Console
 
-    from qb_cluster.report import write_report
+    from qb_cluster.contracts.tolerance import Tolerance
+    from qb_cluster.report import Wish, show_report
 
-    console = Console()
-    written = write_report(folder, console)
-    for path in written:
-        console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    try:
+        accepted = None if tolerance is None else Tolerance.parse(tolerance)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--tolerance") from error
+    wish = Wish(form, full, where, sort, columns, accepted, adjust)  # type: ignore[arg-type]
+    show_report(folder, Console(), lambda text: click.echo(text, err=True), wish)
 
 
 @cli.command()
@@ -158,8 +206,11 @@ def backends(names: tuple[str, ...], *, as_json: bool, check: bool) -> None:
         _print_lines(support_json_lines(entries))
     else:
         output().print(support_table(entries))
-    if check and not _check_support(entries):
-        sys.exit(ExitCode.SOME_FAILED)
+    if check:
+        from qb_cluster.claim_check import check_claims
+
+        if not check_claims(entries):
+            sys.exit(ExitCode.SOME_FAILED)
 
 
 @cli.command()
@@ -245,9 +296,10 @@ def main() -> NoReturn:
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("Stopped. Run the same command again to resume.", err=True)
+        resume = " Run the same command again to resume." if "run" in sys.argv else ""
+        click.echo(f"Stopped.{resume}", err=True)
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+    except (_NobodyReadsError, BrokenPipeError):
         forget(sys.stdout)
     sys.exit(ExitCode.DONE)
 
@@ -293,51 +345,3 @@ def _nodes(address: str | None, *, allow_unauthenticated: bool) -> "list[NodeFac
     finally:
         cluster.close()
     return [NodeFacts(node.host, node.cores, node.labels, node.gpus) for node in found]
-
-
-def _check_support(entries: "Sequence[Entry]") -> bool:
-    """Run every native entry on digits; tells whether every claim held."""
-    import tempfile
-
-    import pandas as pd
-
-    from qb_cluster.catalog import plugins
-    from qb_cluster.contracts import Ref
-    from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
-    from qb_cluster.launch import launch
-    from qb_cluster.report.progress import RunProgress
-    from qb_cluster.spec import load_spec
-    from qb_cluster.store.reading import read_results
-    from qb_cluster.terminal import messages, output
-
-    console = output()
-    names = dict.fromkeys(entry.backend for entry in entries)
-    made = [plugins.make("backend", Ref(name, name)) for name in names]
-    schemes = dict.fromkeys(entry.scheme.target for entry in entries)
-    tables = []
-    with tempfile.TemporaryDirectory() as folder:
-        for kind in DIGITS_MODELS:
-            text = check_spec(kind, made, schemes)
-            if text is not None:
-                spec = Path(folder, f"{kind}.yaml")
-                spec.write_text(text, encoding="utf-8")
-                with RunProgress(messages()) as progress:
-                    launch(load_spec(spec), str(Path(folder, kind)), progress)
-                tables.append(read_results(str(Path(folder, kind))))
-    checked = list(claims(entries, pd.concat(tables))) if tables else []
-    if not checked:
-        raise NothingRunsError("nothing was checked: no backend here runs the digits models")
-    held = True
-    for claim in checked:
-        entry = claim.entry
-        words = ", ".join(f"{model} {status}" for model, status in claim.statuses.items())
-        if not claim.holds or set(claim.statuses.values()) != {"ok"}:
-            mark = "as warned" if claim.holds else "BROKEN CLAIM"
-            console.print(
-                f"{mark}: {entry.backend} {entry.scheme.label} {entry.bits}: {words}",
-                highlight=False,
-                markup=False,
-            )
-        held = held and claim.holds
-    console.print("every native entry holds" if held else "some native entries do not hold")
-    return held

@@ -11,6 +11,7 @@
     ├── BoardLostError       the connection to a board was lost: worth another attempt
     ├── BoardCrashedError    what runs artifacts on a board died by itself
     ├── NodeConfigError      the node's own file is wrong        (exit code 2)
+    ├── QueryError           what a report is asked for is wrong (exit code 2)
     ├── NothingRunsError     no cell of the plan can run here    (exit code 2)
     └── CellError            one cell ends with a typed status; the others go on
         ├── PlugInError      a model, dataset, … cannot be found or raised     → failed
@@ -65,6 +66,10 @@ class BoardCrashedError(QuantBenchError):
 
 class NothingRunsError(QuantBenchError):
     """No cell of the plan can run: no backend is installed, or none supports what is asked."""
+
+
+class QueryError(QuantBenchError):
+    """A condition, a column or a tolerance that a report is asked for makes no sense."""
 
 
 class CellError(QuantBenchError):

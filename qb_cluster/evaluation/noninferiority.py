@@ -23,7 +23,8 @@ from scipy import special, stats
 
 Direction = Literal["within", "worse"]
 
-_SET_ERROR: Final = 1e-7  # of the confidence set for the rate of discordant pairs
+_SET_ERROR: Final = 1e-4  # at most, of the confidence set for the rate of discordant pairs
+_SET_SHARE: Final = 20  # it takes no more than one part in so many of the level tested at
 _TAIL: Final = 1e-12  # counts beyond it are not summed over
 _GRID: Final = 33  # rates of the confidence set that are tried
 _TIE: Final = 1e-9  # statistics that close are the same
@@ -36,7 +37,9 @@ def direction(delta: float, margin: float) -> Direction:
 
 
 @functools.lru_cache(maxsize=2**14)  # cells of a sweep share few counts
-def paired_p(losses: int, gains: int, n: int, margin: float, shown: Direction) -> float:
+def paired_p(
+    losses: int, gains: int, n: int, margin: float, shown: Direction, level: float = 0.05
+) -> float:
     """Give the exact p of a change of paired proportions, (gains - losses) / n.
 
     Args:
@@ -45,19 +48,21 @@ def paired_p(losses: int, gains: int, n: int, margin: float, shown: Direction) -
         n: examples in all, positive.
         margin: the accepted loss as a share of the examples, above 0 and below 1.
         shown: what is to be shown.
+        level: what p will be held against where it is smallest, chosen before the counts are
+            seen; it decides the confidence set.
 
     Returns:
-        At most 1; never below 1e-7, the error of the confidence set.
+        At most 1; never below the error of the confidence set, a twentieth of ``level`` at most.
     """
-    discordant = losses + gains
-    low = stats.beta.ppf(_SET_ERROR / 2, discordant, n - discordant + 1) if discordant else 0.0
-    high = stats.beta.isf(_SET_ERROR / 2, discordant + 1, n - discordant) if discordant < n else 1.0
+    discordant, error = losses + gains, min(_SET_ERROR, level / _SET_SHARE)
+    low = stats.beta.ppf(error / 2, discordant, n - discordant + 1) if discordant else 0.0
+    high = stats.beta.isf(error / 2, discordant + 1, n - discordant) if discordant < n else 1.0
     # In terms of the rate of gains: the rate of discordant pairs is twice it plus the margin.
     first, last = max(0.0, (low - margin) / 2), (high - margin) / 2
     if shown == "worse":  # below the margin nobody loses more: the nearest rate stands for those
         last = max(last, min(high, margin) / 2)
     elif last < 0:  # a rate this low cannot lose the margin
-        return _SET_ERROR
+        return error
     rates = np.linspace(first, min(last, (1 - margin) / 2), _GRID)[:, None]
     least = int(stats.binom.ppf(_TAIL, n, rates[0, 0])) if rates[0, 0] > 0 else 0
     most = int(stats.binom.isf(_TAIL, n, rates[-1, 0]))
@@ -68,7 +73,7 @@ def paired_p(losses: int, gains: int, n: int, margin: float, shown: Direction) -
     below = np.where(until < 0, 0.0, stats.binom.cdf(until, n - each, among))
     tail = below if shown == "within" else 1 - below
     p = (stats.binom.pmf(each, n, rates) * tail).sum(axis=1).max()
-    return min(1.0, float(p) + _SET_ERROR + 2 * _TAIL)
+    return min(1.0, float(p) + error + 2 * _TAIL)
 
 
 def mean_p(delta: float, error: float, n: int, margin: float, shown: Direction) -> float:

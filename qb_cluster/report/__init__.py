@@ -1,5 +1,5 @@
-"""Comparison tables from the store."""
+"""What a run says: analysed once, shown on a terminal and written to files."""
 
-from qb_cluster.report.write import write_report
+from qb_cluster.report.show import Wish, show_report
 
-__all__ = ["write_report"]
+__all__ = ["Wish", "show_report"]

@@ -57,11 +57,14 @@ def agreement(run: StoredRun) -> pd.DataFrame:
     results = in_order(run.results[run.results["status"].isin(("ok", "kernel_mismatch"))])
     floats = results[results["scheme"] == "float"].set_index("cell_id", drop=False)
     matrices = []
-    for _, cells in results.groupby(list(SAME), dropna=False, sort=False):
+    kinds, places = (
+        results.groupby(names, dropna=False).ngroup() for names in (list(SAME), _RUNS_ON)
+    )
+    several = places.groupby(kinds).transform("nunique") > 1  # most groups have one place alone
+    for _, cells in results[several].groupby(list(SAME), dropna=False, sort=False):
         baselines = floats[floats.index.isin(cells["baseline_cell_id"])]
-        if len(cells[_RUNS_ON].drop_duplicates()) > 1:
-            members = pd.concat([cells, baselines]).drop_duplicates("cell_id")
-            matrices.append((cells.iloc[0][list(SAME)], members))
+        members = pd.concat([cells, baselines]).drop_duplicates("cell_id")
+        matrices.append((cells.iloc[0][list(SAME)], members))
     ids = {cell_id for _, members in matrices for cell_id in members["cell_id"]}
     pairs = _Pairs(run.folder, read_predictions(run.folder, ids) if ids else {})
     rows = [row for same, members in matrices for row in _matrix(same, members, pairs)]

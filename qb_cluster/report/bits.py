@@ -15,6 +15,8 @@ DB_PER_BIT: Final = float(20 * np.log10(2))
 """6.02: a bit more halves the step of a uniform quantizer, and so the amplitude of its noise."""
 
 FEWEST_WIDTHS: Final = 3
+FEWEST_FITTED: Final = 4
+"""Three points at 2–4 bits lie near some line whatever the law."""
 MOST_RESIDUAL_DB: Final = 3.0
 """A factor of two in the noise: each width rounds the same few weights anew, so that the SQNR of
 a small model scatters by a decibel or two about its line."""
@@ -26,6 +28,16 @@ _GROUP: Final = (
     "backend",
     "scheme",
     *(name for name in CONDITIONS if name not in {"execution", "examples"}),
+)
+_NEEDED: Final = (
+    *_GROUP,
+    "weight_bits",
+    "activation_bits",
+    "execution",
+    "status",
+    "value",
+    "baseline_value",
+    "sqnr_db",
 )
 _FLOAT_BITS: Final = 32
 
@@ -59,11 +71,12 @@ class BitSeries:
         dataset, metric, device, threads, model: what all series in one picture share.
         label: what sets it apart from the others there.
         bits: the bit-width that varies, ascending, shape (n,), n ≥ 3.
+        missing: bit-widths between them that were asked for and not had, shape (m,).
         value: the metric, shape (n,).
         baseline_value: the metric of the float model; NaN where unknown.
         sqnr_db: shape (n,); infinite where outputs are equal, NaN where unknown.
         simulated: whether each was simulated, shape (n,).
-        fit: ``None`` where there is no stretch of three widths to fit, see ``fit_line``.
+        fit: ``None`` where there is no stretch of four widths to fit, see ``fit_line``.
     """
 
     dataset: str
@@ -73,6 +86,7 @@ class BitSeries:
     model: str
     label: str
     bits: NDArray[np.int64]
+    missing: NDArray[np.int64]
     value: NDArray[np.float64]
     baseline_value: float
     sqnr_db: NDArray[np.float64]
@@ -89,28 +103,30 @@ def bit_series(results: pd.DataFrame) -> list[BitSeries]:
     Args:
         results: the table ``results``; cells that are not ok do not count.
     """
-    cells = in_order(results[(results["status"] == "ok") & (results["scheme"] != "float")])
-    found: dict[_Place, list[tuple[dict[str, str], pd.DataFrame]]] = {}
+    cells = in_order(results[results["scheme"] != "float"])[list(_NEEDED)]
+    found: dict[_Place, list[tuple[dict[str, str], pd.DataFrame, set[int]]]] = {}
     for _, group in cells.groupby(list(_GROUP), dropna=False, sort=False):
-        for which, line in _lines(group):
+        for which, asked in _lines(group):
+            line = asked[asked["status"] == "ok"]
+            missing = set(asked["bits_varied"]) - set(line["bits_varied"])
             twice = line["bits_varied"].duplicated().any()
             for execution, part in line.groupby("execution") if twice else [("", line)]:
                 if part["bits_varied"].nunique() >= FEWEST_WIDTHS:
                     first = part.iloc[0]
                     place = tuple(first[name] for name in _PLACE)
                     parts = _parts(first, which, str(execution))
-                    found.setdefault(place, []).append((parts, part))
+                    found.setdefault(place, []).append((parts, part, missing))
     return [
-        _series(_label(parts, neighbours), line.drop_duplicates("bits_varied"))
+        _series(_label(parts, neighbours), line.drop_duplicates("bits_varied"), missing)
         for neighbours in found.values()
-        for parts, line in neighbours
+        for parts, line, missing in neighbours
     ]
 
 
 def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | None:
     """Fit a line to SQNR against bits, over the stretch where it is one.
 
-    That is the longest run of at least three neighbouring widths in which, over any two steps, a
+    That is the longest run of at least four neighbouring widths in which, over any two steps, a
     bit gains at least half of 6.02 dB (below that, something else than this bit-width makes the
     noise) and no point is more than 3 dB off the line of least squares; of equally long ones the
     one with the smaller standard error.
@@ -126,7 +142,7 @@ def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | Non
     x, y = bits[known].astype(np.float64), sqnr_db[known]
     fits: list[tuple[int, float, Fit]] = []
     for first in range(len(x)):
-        for end in range(first + FEWEST_WIDTHS, len(x) + 1):
+        for end in range(first + FEWEST_FITTED, len(x) + 1):
             xs, ys = x[first:end], y[first:end]
             if np.any(ys[2:] - ys[:-2] < LEAST_GAIN_DB * (xs[2:] - xs[:-2])):
                 break
@@ -157,8 +173,9 @@ def _lines(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         ),
     ]
     for which, rows, varied in lines:
-        line = group[rows]
-        yield which, line.assign(bits_varied=line[varied])
+        if rows.sum() >= FEWEST_WIDTHS:  # most are one cell: `w = a` is cut every way
+            line = group[rows]
+            yield which, line.assign(bits_varied=line[varied])
 
 
 def _parts(cell: pd.Series, which: str, execution: str) -> dict[str, str]:
@@ -181,19 +198,22 @@ def _text(value: object) -> str:
     return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
 
 
-def _label(parts: dict[str, str], neighbours: list[tuple[dict[str, str], pd.DataFrame]]) -> str:
+def _label(
+    parts: dict[str, str], neighbours: list[tuple[dict[str, str], pd.DataFrame, set[int]]]
+) -> str:
     """Name the scheme, and whatever else sets this series apart."""
     return " · ".join(
         text
         for name, text in parts.items()
         if text
         and (
-            name in {"scheme", "which"} or len({other[name] for other, _ in neighbours} - {""}) > 1
+            name in {"scheme", "which"}
+            or len({other[name] for other, _, _ in neighbours} - {""}) > 1
         )
     )
 
 
-def _series(label: str, line: pd.DataFrame) -> BitSeries:
+def _series(label: str, line: pd.DataFrame, missing: set[int]) -> BitSeries:
     ordered = line.sort_values("bits_varied")
     bits = ordered["bits_varied"].to_numpy(np.int64)
     value, sqnr_db, floats = (
@@ -209,6 +229,7 @@ def _series(label: str, line: pd.DataFrame) -> BitSeries:
         first["model"],
         label,
         bits,
+        np.array(sorted(w for w in missing if bits[0] < w < bits[-1]), dtype=np.int64),
         value,
         float(floats[0]),
         sqnr_db,

@@ -71,9 +71,13 @@ def _draw_row(
         }
         for panel, heights in ((quality, one.value), (noise, one.sqnr_db)):
             shown = np.where(np.isfinite(heights), heights, np.nan)
-            [line] = panel.plot(one.bits, shown, label=one.label, **look)
+            # No line across a width that was asked for and not had.
+            gaps = np.searchsorted(one.bits, one.missing)
+            broken = np.insert(one.bits, gaps, one.missing), np.insert(shown, gaps, np.nan)
+            [line] = panel.plot(*broken, label=one.label, **look)
             if are_mixed:
-                line.set_markevery([int(i) for i in np.flatnonzero(~one.simulated)])
+                marked = np.isin(broken[0], one.bits[~one.simulated])
+                line.set_markevery([int(i) for i in np.flatnonzero(marked)])
                 panel.plot(
                     one.bits[one.simulated],
                     shown[one.simulated],

@@ -1,9 +1,20 @@
-"""The comparison: every quantized cell beside its float baseline, one row each, tidy."""
+"""The comparison: every cell, float baselines included, one row each, tidy."""
 
 from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+
+from qb_cluster.report import verdicts
+from qb_cluster.report.pareto import pareto_front
+from qb_cluster.spec import Judgement
+
+FLOAT: Final = "float"
+"""The scheme of a baseline."""
+
+POINTS: Final = "points"
+OWN_UNIT: Final = "1"
 
 CONDITIONS: Final = (
     "execution",
@@ -36,17 +47,26 @@ COLUMNS: Final = (
     "execution",
     "status",
     "metric",
+    "metric_unit",
     "value",
     "baseline_value",
     "delta",
     "delta_low",
     "delta_high",
     "confidence",
+    "is_partial",
+    "tolerance",
     "quality_verdict",
+    "no_verdict_reason",
+    "p_verdict",
+    "p_adjusted",
+    "examples_needed",
+    "pareto",
     "p_value",
     "flips_worse",
     "flips_better",
     "examples",
+    "dataset_examples",
     "top1_agreement",
     "sqnr_db",
     "simulator",
@@ -55,6 +75,7 @@ COLUMNS: Final = (
     "bits_per_weight",
     "quantized_share",
     "integer_mac_share",
+    "integer_layer_mac_share",
     "fallback_ops",
     "artifact_bytes",
     "baseline_artifact_bytes",
@@ -74,6 +95,15 @@ COLUMNS: Final = (
     "calibration_percentile",
     "error",
     "notes",
+)
+
+_IN_THE_METRICS_UNIT: Final = (
+    "value",
+    "baseline_value",
+    "delta",
+    "delta_low",
+    "delta_high",
+    "tolerance",
 )
 
 _ORDER: Final = {
@@ -96,29 +126,60 @@ _ORDER: Final = {
 """Sort keys, and whether ascending: the order does not depend on who finished first."""
 
 
-def compare(results: pd.DataFrame) -> pd.DataFrame:
+def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     """Turn results into the comparison.
 
     Args:
         results: the table ``results``, as ``store.reading`` gives it.
+        judgement: what the sweep accepts.
 
     Returns:
-        One row a quantized cell, whatever its status, with the columns ``COLUMNS``. Added are
-        ``size_ratio`` (float bytes ÷ quantized bytes) and ``quality_verdict``, see ``verdicts``.
+        One row per cell, whatever its status, with the columns ``COLUMNS``. Added to those of
+        ``results`` are ``size_ratio`` (float bytes ÷ quantized bytes), what ``verdicts.judge``
+        finds, and ``pareto``, see ``pareto.pareto_front``. The metric's columns are as printed:
+        where ``metric_unit`` is ``points`` in percent and percentage points, else in the metric's
+        own unit.
     """
-    cells = results[results["scheme"] != "float"].copy()
+    cells = results.copy()
+    cells["size_ratio"] = _size_ratio(cells)
+    cells[list(verdicts.COLUMNS)] = verdicts.judge(cells, judgement)
+    # What quantized only a part is shown, and neither ranked nor starred: it proves no scheme.
+    competes = (cells["status"] == "ok") & (cells["execution"] != "simulated")
+    cells["pareto"] = pareto_front(cells, competes & ~cells["is_partial"])
+    in_points = is_in_points(cells, judgement)
+    units = in_points.map({True: POINTS, False: OWN_UNIT})
+    cells["metric_unit"] = units.mask(cells["metric"].isna())
+    for name in _IN_THE_METRICS_UNIT:
+        cells[name] = cells[name].astype("Float64").mask(in_points, 100 * cells[name])
+    return in_order(cells)[list(COLUMNS)]
+
+
+def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:
+    """Tell which cells' metric is a share: known as one, or a mean of rights and wrongs."""
+    compared = cells[cells["delta"].notna()]
+    without = set(compared.loc[compared["flips_worse"].isna(), "metric"])
+    right_or_wrong = set(compared["metric"]) - without
+    return cells["metric"].isin({*judgement.shares, *right_or_wrong})
+
+
+def baselines(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Give the rows of the float baselines."""
+    return comparison[comparison["scheme"] == FLOAT]
+
+
+def quantized(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Give the other rows."""
+    return comparison[comparison["scheme"] != FLOAT]
+
+
+def _size_ratio(cells: pd.DataFrame) -> NDArray[np.float64]:
     floats, own = (
         cells[name].to_numpy(dtype=np.float64, na_value=np.nan)
         for name in ("baseline_artifact_bytes", "artifact_bytes")
     )
-    cells["size_ratio"] = np.divide(floats, own, out=np.full(len(cells), np.nan), where=own > 0)
-    cells["quality_verdict"] = verdicts(cells)
-    return in_order(cells)[list(COLUMNS)]
-
-
-def baselines(results: pd.DataFrame) -> pd.DataFrame:
-    """Give the rows of the float baselines, in order."""
-    return in_order(results[results["scheme"] == "float"])
+    ratio: NDArray[np.float64] = np.full(len(cells), np.nan)
+    np.divide(floats, own, out=ratio, where=own > 0)
+    return ratio
 
 
 def in_order(cells: pd.DataFrame) -> pd.DataFrame:
@@ -126,23 +187,3 @@ def in_order(cells: pd.DataFrame) -> pd.DataFrame:
     return cells.sort_values(
         list(_ORDER), ascending=list(_ORDER.values()), ignore_index=True, kind="stable"
     )
-
-
-def verdicts(cells: pd.DataFrame) -> pd.Series:
-    """Say of each cell whether it lost.
-
-    Returns:
-        ``worse`` or ``better`` where the interval of delta excludes zero, ``undecided`` where it
-        does not or where there is none, null where the cell is not ok or has no delta.
-    """
-    words = np.select(
-        [
-            (cells["status"] != "ok") | cells["delta"].isna(),
-            cells["delta_high"] < 0,
-            cells["delta_low"] > 0,
-        ],
-        ["", "worse", "better"],
-        default="undecided",
-    )
-    series = pd.Series(words, index=cells.index, dtype="str")
-    return series.mask(series == "")

@@ -4,7 +4,7 @@ from typing import Final
 
 import pandas as pd
 
-from qb_cluster.report.comparison import CONDITIONS, in_order, verdicts
+from qb_cluster.report.comparison import CONDITIONS
 
 DEVICE: Final = ("device", "threads")
 """What makes a device of its own: one name with other threads is another."""
@@ -24,6 +24,7 @@ SAME: Final = (
 
 COLUMNS: Final = (
     *SAME,
+    "metric_unit",
     *DEVICE,
     "host",
     "arch",
@@ -36,6 +37,7 @@ COLUMNS: Final = (
     "delta",
     "delta_low",
     "delta_high",
+    "tolerance",
     "quality_verdict",
     "sqnr_db",
     "reference_sqnr_db",
@@ -50,7 +52,7 @@ COLUMNS: Final = (
 )
 
 
-def devices(results: pd.DataFrame) -> pd.DataFrame:
+def devices(cells: pd.DataFrame) -> pd.DataFrame:
     """Put the cells of a run with several devices side by side.
 
     Each cell is still compared with the float baseline of its own device: ``delta`` and
@@ -58,17 +60,15 @@ def devices(results: pd.DataFrame) -> pd.DataFrame:
     device does.
 
     Args:
-        results: the table ``results``, as ``store.reading`` gives it.
+        cells: the comparison, as ``comparison.compare`` gives it.
 
     Returns:
         One row a cell, float baselines included, whatever its status, with ``COLUMNS``; rows
         that differ in the device alone are neighbours. Empty where all ran on one device.
     """
-    cells = in_order(results)
     if len(cells[list(DEVICE)].drop_duplicates()) < 2:
         cells = cells.iloc[:0]
-    cells = cells.assign(quality_verdict=verdicts(cells))
-    # By group of equal cells, each as far up as its first: `in_order` has the device first.
+    # By group of equal cells, each as far up as its first: the comparison has the device first.
     numbers = cells.groupby(list(SAME), dropna=False, sort=False).ngroup()
     beside = cells.assign(group=numbers).sort_values("group", kind="stable", ignore_index=True)
     return beside[list(COLUMNS)]

@@ -9,9 +9,9 @@ import pandas as pd
 from qb_cluster.report import cell_text
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.bits import DB_PER_BIT
-from qb_cluster.report.cell_text import NOTHING, Row
-from qb_cluster.report.comparison import baselines, in_order
-from qb_cluster.report.records import by_place, columns, records, where
+from qb_cluster.report.cell_text import NOTHING
+from qb_cluster.report.comparison import baselines, in_order, quantized
+from qb_cluster.report.records import Row, by_place, columns, records, where
 from qb_cluster.report.sections import (
     agreement_tables,
     bits_tables,
@@ -50,7 +50,7 @@ def build(found: Analysis) -> Document:
         title=f"Sweep {run.sweep}: quantized against float",
         summary=tuple(_summary(run)),
         tables=(
-            *_comparison_tables(run.results, found.comparison),
+            *_comparison_tables(found.comparison),
             *devices_tables(found.devices),
             *agreement_tables(found.agreement),
             *bits_tables(found.bits),
@@ -77,19 +77,18 @@ def _summary(run: StoredRun) -> Iterator[str]:
         )
 
 
-def _comparison_tables(results: pd.DataFrame, comparison: pd.DataFrame) -> Iterator[Table]:
-    floats = by_place(records(baselines(results)))
-    cells = by_place(records(comparison))
-    for place in sorted({*floats, *cells}):
-        metric = place[1]
+def _comparison_tables(comparison: pd.DataFrame) -> Iterator[Table]:
+    floats = by_place(records(baselines(comparison)))
+    cells = by_place(records(quantized(comparison)))
+    for place in sorted({*floats, *cells}, key=lambda place: tuple(map(str, place))):
         ours = floats.get(place, [])
         if ours:
-            yield _baseline_table(f"float baselines · {where(place)}{_n(ours)}", metric, ours)
+            yield _baseline_table(f"float baselines · {where(place)}{_n(ours)}", place[1], ours)
         by_scheme: dict[str, list[Row]] = {}
         for row in cells.get(place, []):
             by_scheme.setdefault(row["scheme"], []).append(row)
         for scheme, group in sorted(by_scheme.items()):
-            change = f"change of {cell_text.unit(metric)}"
+            change = f"change of {cell_text.unit(group[0])}"
             yield _grid(f"{scheme} · {change} · {where(place)}{_n(group)}", group)
 
 
@@ -107,14 +106,16 @@ def _baseline_table(title: str, metric: str, floats: Sequence[Row]) -> Table:
         (
             row["model"],
             row["backend"],
-            cell_text.value(row, metric),
+            cell_text.value(row),
             cell_text.duration(row["latency_median_ns"]) or NOTHING,
-            cell_text.interval(row["speedup_low"], row["speedup_high"], cell_text.ratio) or NOTHING,
+            cell_text.own_noise(row) or NOTHING,
             cell_text.size(row["artifact_bytes"]) or NOTHING,
         )
         for row in floats
     )
-    return Table(title, ("model", "backend", metric, "latency", "A/A", "size"), tuple(rows))
+    return Table(
+        title, ("model", "backend", metric, "latency", "timing noise", "size"), tuple(rows)
+    )
 
 
 def _grid(title: str, cells: Sequence[Row]) -> Table:
@@ -177,17 +178,23 @@ def _legend(found: Analysis) -> Iterator[str]:
     results = found.run.results
     levels = " / ".join(f"{100 * level:g} %" for level in sorted(results["confidence"].unique()))
     yield (
-        "first line: quantized minus float on the same examples (accuracy in percentage points; "
-        f"negative is a drop), with its {levels} interval below; worse or better where the "
-        "interval excludes zero, else ? for undecided"
+        "first line: quantized minus float on the same examples (shares in percentage points; "
+        f"negative is a loss), its verdict, and its {levels} interval below"
     )
-    yield "flips: examples right in float and wrong quantized / the reverse"
+    yield (
+        "within: the loss is shown to be smaller than the tolerance; worse: larger; undecided: "
+        "neither; partial: the cell quantized only a part of the model, so it has no verdict"
+    )
+    yield "flips: examples right in float and wrong quantized (lost), and the reverse (gained)"
     yield "size: float bytes ÷ quantized bytes"
     yield (
-        f"last line: float time ÷ quantized time with its {levels} interval; same is within 2 %, "
-        f"? is undecided, {cell_text.FLAG} marks a timing with a flag (column latency_flags)"
+        f"last line: speed against float, ± half of its {levels} interval; same speed is within "
+        f"2 %, ? is undecided, {cell_text.FLAG} marks a timing with a flag (column latency_flags)"
     )
-    yield "A/A: the float model timed against a second copy of itself: the noise of the speed-ups"
+    yield (
+        "timing noise: how far the float model may be from a second copy of itself; ! where it is "
+        "told from it, so that speed-ups as small mean nothing"
+    )
     yield "sim: simulated in float arithmetic, so without size and latency"
     if (results["status"] == "kernel_mismatch").any():
         yield (

@@ -1,10 +1,12 @@
 """Rows of a table as plain mappings, grouped by where they were measured."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
-from qb_cluster.report.cell_text import Row
+Row = Mapping[str, Any]
+"""A row of results or of the comparison, with ``None`` for null."""
 
 Place = tuple[str, str, str, int]
 """Dataset, metric, device, threads: cells that differ in one of these never share a table."""

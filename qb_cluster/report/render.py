@@ -17,8 +17,9 @@ from qb_cluster.report.table import Table
 
 _STYLES: Final = {
     r"\b(worse|slower)\b": "red",
-    r"\b(better|faster)\b": "green",
-    r"\b(sim|same)\b|\?|^–$": "dim",
+    r"\b(within|faster)\b": "green",
+    r"\b(undecided|partial)\b": "yellow",
+    r"\b(sim|same speed)\b|\?|^–$": "dim",
     rf"^({'|'.join(status for status in STATUSES if status != 'ok')})$": "yellow",
 }
 _EMPHASIS: Final = re.compile(r"\*|(?<!\w)_+|_+(?!\w)")
@@ -42,23 +43,28 @@ def to_terminal(document: Document, console: Console) -> None:
         console.print(Text(problem, style="yellow"))
 
 
-def to_markdown(document: Document, figures: Mapping[str, str] | None = None) -> str:
+def to_markdown(
+    document: Document, figures: Mapping[str, str] | None = None, first: str = ""
+) -> str:
     """Write the report as GitHub's Markdown.
 
     Args:
         document: the report.
         figures: what each picture beside it shows, by file name.
+        first: Markdown that comes before its tables.
     """
-    blocks = [f"# {_escaped(document.title)}", *map(_escaped, document.summary)]
+    blocks = [f"# {escaped(document.title)}", *map(escaped, document.summary)]
+    if first:
+        blocks.append(first.rstrip())
     for table in document.tables:
-        blocks.append(f"## {_escaped(table.title)}")
-        rows = [[_escaped(text) for text in row] for row in table.rows]
-        header = [_escaped(text) for text in table.header]
+        blocks.append(f"## {escaped(table.title)}")
+        rows = [[escaped(text) for text in row] for row in table.rows]
+        header = [escaped(text) for text in table.header]
         blocks.append(tabulate(rows, headers=header, tablefmt="github", disable_numparse=True))
-    blocks += [f"![{_escaped(shows)}]({name})" for name, shows in (figures or {}).items()]
-    blocks.append("\n".join(f"- {_escaped(line)}" for line in document.legend))
+    blocks += [f"![{escaped(shows)}]({name})" for name, shows in (figures or {}).items()]
+    blocks.append("\n".join(f"- {escaped(line)}" for line in document.legend))
     if document.problems:
-        blocks.append("\n".join(f"- {_escaped(problem)}" for problem in document.problems))
+        blocks.append("\n".join(f"- {escaped(problem)}" for problem in document.problems))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -103,6 +109,7 @@ def _styled(content: str) -> Text:
     return text
 
 
-def _escaped(text: str) -> str:
-    escaped = _EMPHASIS.sub(lambda match: "".join(f"\\{c}" for c in match[0]), text)
-    return html.escape(escaped, quote=False).replace("|", r"\|").replace("\n", "<br>")
+def escaped(text: str) -> str:
+    """Write text so that Markdown shows it as it is; a line break stays one."""
+    plain = _EMPHASIS.sub(lambda match: "".join(f"\\{c}" for c in match[0]), text)
+    return html.escape(plain, quote=False).replace("|", r"\|").replace("\n", "<br>")

@@ -7,11 +7,12 @@ import pandas as pd
 
 from qb_cluster.report import cell_text
 from qb_cluster.report.bits import DB_PER_BIT, BitSeries
-from qb_cluster.report.cell_text import NOTHING, Row
+from qb_cluster.report.cell_text import NOTHING
 from qb_cluster.report.comparison import CONDITIONS
 from qb_cluster.report.records import (
     Device,
     Place,
+    Row,
     by_place,
     columns,
     device_names,

@@ -1,25 +1,24 @@
-"""``qb report``: from a run folder to the terminal and to files beside the results."""
+"""The files of a report, beside the results."""
 
-from pathlib import Path
-
-from rich.console import Console
+from collections.abc import Callable
 
 from qb_cluster.errors import RunFolderError
-from qb_cluster.report import bits_plot
-from qb_cluster.report.analysis import Analysis, analyse
-from qb_cluster.report.document import build
-from qb_cluster.report.render import to_markdown, to_terminal
-from qb_cluster.store.reading import read_run
+from qb_cluster.report import answer_table, bits_plot
+from qb_cluster.report.analysis import Analysis
+from qb_cluster.report.answer import answer
+from qb_cluster.report.document import Document
+from qb_cluster.report.render import to_markdown
 
 _PICTURE = "bits.svg"
 
 
-def write_report(run_dir: str | Path, console: Console) -> list[str]:
-    """Print the comparison of a run, finished or not, and write it into ``run_dir/report``.
+def write_files(found: Analysis, document: Document, notice: Callable[[str], None]) -> list[str]:
+    """Write a report into the folder ``report`` of its run.
 
     Args:
-        run_dir: the run folder: a path, or the URL of an object store.
-        console: where to print.
+        found: the analysis of the run.
+        document: what it says.
+        notice: told what could not be made, and how it can.
 
     Returns:
         Where each file was written: ``comparison.parquet``, ``comparison.csv`` and
@@ -29,31 +28,25 @@ def write_report(run_dir: str | Path, console: Console) -> list[str]:
         ``bits.svg``.
 
     Raises:
-        RunFolderError: it is no run folder, has no results yet, or cannot be written.
+        RunFolderError: it cannot be written.
     """
-    run = read_run(run_dir)
-    if run.results.empty:
-        found = "\n".join(("no cell has finished yet", *run.problems))
-        raise RunFolderError(f"{run_dir}: {found}; run `qb run` first")
-    analysis = analyse(run)
-    document = build(analysis)
-    to_terminal(document, console)
-    picture = _picture(analysis, console)
+    picture = _picture(found, notice)
     figures = {_PICTURE: bits_plot.SHOWS} if picture else {}
-    comparison = analysis.comparison
+    comparison = found.comparison
+    first = answer_table.to_markdown(answer(found, comparison))
     contents = {
         "comparison.parquet": comparison.to_parquet(index=False),
         "comparison.csv": comparison.to_csv(index=False).encode(),
-        "comparison.md": to_markdown(document, figures).encode(),
+        "comparison.md": to_markdown(document, figures, first).encode(),
     }
-    if len(analysis.devices):
-        contents["devices.parquet"] = analysis.devices.to_parquet(index=False)
-        contents["devices.csv"] = analysis.devices.to_csv(index=False).encode()
-    if len(analysis.agreement):
-        contents["agreement.parquet"] = analysis.agreement.to_parquet(index=False)
+    if len(found.devices):
+        contents["devices.parquet"] = found.devices.to_parquet(index=False)
+        contents["devices.csv"] = found.devices.to_csv(index=False).encode()
+    if len(found.agreement):
+        contents["agreement.parquet"] = found.agreement.to_parquet(index=False)
     if picture:
         contents[_PICTURE] = picture
-    folder = run.folder.folder("report")
+    folder = found.run.folder.folder("report")
     try:
         for name, content in contents.items():
             folder.replace(name, content)
@@ -64,17 +57,12 @@ def write_report(run_dir: str | Path, console: Console) -> list[str]:
     return [f"{folder}/{name}" for name in contents]
 
 
-def _picture(analysis: Analysis, console: Console) -> bytes | None:
+def _picture(found: Analysis, notice: Callable[[str], None]) -> bytes | None:
     """Draw quality against bits, if there is enough to draw and something to draw with."""
-    if not analysis.bits:
+    if not found.bits:
         return None
     try:
-        return bits_plot.draw(analysis.bits)
+        return bits_plot.draw(found.bits)
     except ImportError:
-        console.print(
-            f"no {_PICTURE}: matplotlib is not installed; pip install 'qb-cluster[plots]'",
-            style="yellow",
-            highlight=False,
-            markup=False,
-        )
+        notice(f"no {_PICTURE}: matplotlib is not installed; pip install 'qb-cluster[plots]'")
         return None

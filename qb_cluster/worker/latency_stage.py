@@ -46,7 +46,8 @@ def run_latency(
     if timing.is_device_timed:
         values["notes"] = DEVICE_TIMED
     verdict = latency.speedup(result, task.cell.measure.confidence)
-    for prefix, arm in (("", "quantized"), ("baseline_", "baseline")):
+    arms: tuple[tuple[str, latency.Arm], ...] = (("", "quantized"), ("baseline_", "baseline"))
+    for prefix, arm in arms:
         median_ns, iqr_ns = latency.typical(result, arm)
         values[f"{prefix}latency_median_ns"] = median_ns
         values[f"{prefix}latency_iqr_ns"] = iqr_ns

@@ -5,7 +5,7 @@ from rich.console import Console
 from stored_cells import failed, finish, latency, make_cell, never_run, quality
 
 from qb_cluster.contracts import STATUSES
-from qb_cluster.report.write import write_report
+from qb_cluster.report import Wish, show_report
 from qb_cluster.store.run_folder import RunFolder
 
 
@@ -13,7 +13,7 @@ from qb_cluster.store.run_folder import RunFolder
 def store(tmp_path):
     """A function that writes cells with their outcomes into a run folder, and gives it."""
 
-    def write(*finished, planned_cells=None):
+    def write(*finished, planned_cells=None, judgement=None):
         path = tmp_path / "run"
         with RunFolder.open(
             path,
@@ -21,6 +21,7 @@ def store(tmp_path):
             spec_text="sweep: digits",
             spec_digest="spec",
             planned_cells=planned_cells,
+            judgement=judgement,
         ) as run:
             run.commit_cells(
                 [
@@ -39,9 +40,10 @@ def store(tmp_path):
 def show():
     """A function that reports on a run folder and gives what a terminal shows."""
 
-    def render(path, width=80):
+    def render(path, width=80, told=None, **wish):
         console = Console(file=io.StringIO(), width=width, force_terminal=False)
-        write_report(path, console)
+        told = [] if told is None else told
+        show_report(path, console, told.append, Wish(**{"full": True} | wish))
         return console.file.getvalue()
 
     return render
