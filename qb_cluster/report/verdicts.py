@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qb_cluster.contracts import Calibration
+from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.evaluation import noninferiority as tests
 from qb_cluster.report.records import Row, records
 from qb_cluster.spec import Axis, Judgement, calibration_label
@@ -89,9 +90,9 @@ def partial_reason(row: Row, judgement: Judgement) -> str:
     is_integer = row["scheme"] in judgement.integer_activations
     products = row["integer_layer_mac_share"]
     products = row["integer_mac_share"] if products is None else products
-    if is_integer and row["execution"] == "native" and products is not None:
-        if products < WHOLE_SHARE:
-            return f"{_percent(products)} of MACs in integers"
+    is_known = row["execution"] == "native" and products is not None
+    if is_integer and is_known and products < WHOLE_SHARE:
+        return f"{_percent(products)} of MACs in integers"
     return ""
 
 
@@ -124,34 +125,50 @@ def labels_of(row: Row) -> Mapping[Axis, str]:
 
 
 def _test(row: Row, judgement: Judgement) -> _Test | str:
-    """Test a cell, or say why it gets no verdict; a float baseline needs no reason."""
+    """Tell what is tried on a cell, or why it gets no verdict; a float baseline needs no reason."""
     if row["scheme"] == "float":
         return ""
-    if row["status"] != "ok":
-        return str(row["status"])
-    if partial := partial_reason(row, judgement):
-        return partial
-    if row["delta"] is None or row["examples"] is None:
-        return "no change from float is known"
+    if reason := _no_result(row) or partial_reason(row, judgement):
+        return reason
     tolerance = judgement.tolerance(row["metric"], labels_of(row))
     if tolerance is None:
         return f"no tolerance is set for {row['metric']}"
-    is_share = row["flips_worse"] is not None and row["flips_better"] is not None
+    return _meaningless(row, tolerance) or _tried(row, tolerance)
+
+
+def _no_result(row: Row) -> str:
+    if row["status"] != "ok":
+        return str(row["status"])
+    is_known = row["delta"] is not None and row["examples"] is not None
+    return "" if is_known else "no change from float is known"
+
+
+def _meaningless(row: Row, tolerance: Tolerance) -> str:
+    """Say why a tolerance means nothing for a cell's metric."""
     values = row["value"], row["baseline_value"]
     if tolerance.unit == "pt" and not all(0 <= value <= _WHOLE_METRIC for value in values):
         return f"{tolerance} is for shares, and {row['metric']} is {values[1]:g} for float"
     margin = tolerance.margin(row["baseline_value"])
     if margin == 0:
-        return f"{tolerance} of 0 is nothing"
-    if is_share and margin >= _WHOLE_METRIC:
+        return f"{tolerance} of a float value of 0 is nothing"
+    if _has_flips(row) and margin >= _WHOLE_METRIC:
         return f"a tolerance of {tolerance} is all that {row['metric']} can lose; write it in pt"
+    return ""
+
+
+def _tried(row: Row, tolerance: Tolerance) -> _Test:
+    margin = tolerance.margin(row["baseline_value"])
     return _Test(margin, tests.direction(row["delta"], margin))
+
+
+def _has_flips(row: Row) -> bool:
+    return row["flips_worse"] is not None and row["flips_better"] is not None
 
 
 def _p(row: Row, tried: _Test, level: float) -> float:
     """Give p; 1 where nothing can be shown."""
     against = row["examples"], tried.margin, tried.shown
-    if row["flips_worse"] is not None and row["flips_better"] is not None:
+    if _has_flips(row):
         return tests.paired_p(row["flips_worse"], row["flips_better"], *against, level)
     error = _error(row)
     return 1.0 if error is None else tests.mean_p(row["delta"], error, *against)
@@ -170,7 +187,7 @@ def _error(row: Row) -> float | None:
 
 def _needed(row: Row, margin: float, level: float) -> int | None:
     n = row["examples"]
-    if row["flips_worse"] is not None and row["flips_better"] is not None:
+    if _has_flips(row):
         flips = row["flips_worse"], row["flips_better"]
         return tests.paired_examples_needed(*flips, n, margin, level)
     error = _error(row)
