@@ -5,9 +5,9 @@ would be noise in what the other times.
 """
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from qb_cluster.dispatch.events import Waiting
@@ -30,6 +30,22 @@ class Holder:
         threading.Event().wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What came of asking for locks.
+
+    Attributes:
+        lost: ids of nodes whose lock was ours, and stopped being ours since locks were last taken.
+            It may be ours again by now: another sweep may have had the node in between, so what
+            was started there has to end in any case.
+        waiting: one per node whose lock another sweep seems to have; a holder that starts slowly
+            looks the same.
+    """
+
+    lost: frozenset[str]
+    waiting: tuple[Waiting, ...]
+
+
 class NodeLocks:
     """The locks that this sweep has or has asked for.
 
@@ -44,12 +60,18 @@ class NodeLocks:
         self._holders: dict[str, Any] = {}
         self._asked: dict[str, tuple[Any, float]] = {}  # answers that are still to come, and since
         self._stays: dict[str, Any] = {}  # calls that end with the lock, of those that are ours
-        self._busy_at: dict[str, float] = {}  # when a node was last not idle
+        self._lost: set[str] = set()  # locks that were ours, until the next call of take() tells
+        self._busy_at: dict[str, float] = {}  # when a node was last not idle, or given back
         self._failures: Counter[str] = Counter()  # of holders that did not start
         self.failed: dict[str, str] = {}  # nodes whose lock cannot be had, and why
 
-    def take(self, nodes: Mapping[str, Node]) -> list[Waiting]:
-        """Ask for the lock of every node that has one; gives those that others seem to have."""
+    def take(self, nodes: Mapping[str, Node], now: float) -> Taken:
+        """Ask for the lock of every node that has one, and tell which locks were lost.
+
+        Args:
+            nodes: that the sweep can use, by id.
+            now: seconds on any steady clock.
+        """
         for gone in self._holders.keys() - nodes.keys():
             self._forget(gone)
         if self._stays:
@@ -64,22 +86,24 @@ class NodeLocks:
                 is_new = True
                 holder = self._cluster.start_actor(Holder, (), node, 1, 0, has_lock=True)
                 self._holders[node.node_id] = holder
-                self._asked[node.node_id] = holder.held.remote(), time.monotonic()
+                self._asked[node.node_id] = holder.held.remote(), now
         if self._asked:
             answers = {answer: node_id for node_id, (answer, _) in self._asked.items()}
             timeout = _FIRST_S if is_new else 0
             ready, _ = self._ray.wait(list(answers), num_returns=len(answers), timeout=timeout)
             for answer in ready:
                 self._settle(answers[answer], answer)
-        late = time.monotonic() - PATIENCE_S
-        return [
+        waiting = tuple(
             Waiting(
-                f"node '{nodes[node_id].host}' is used by another sweep; waiting until it is free",
+                f"node '{nodes[node_id].host}' is not free: another sweep uses it, or it is slow "
+                "to start; waiting for it",
                 is_taken=True,
             )
-            for node_id, (_, since) in self._asked.items()
-            if since < late
-        ]
+            for node_id in self._waited_for(now)
+        )
+        lost = frozenset(self._lost)
+        self._lost.clear()
+        return Taken(lost, waiting)
 
     def is_ours(self, node: Node) -> bool:
         """Tell whether workers may be started on a node."""
@@ -88,28 +112,31 @@ class NodeLocks:
     def give_back_idle(self, nodes: Mapping[str, Node], busy: Collection[str], now: float) -> None:
         """Let others have what has been idle for long, while this sweep waits for another node.
 
-        Two sweeps, each with what the other needs, would wait for ever. It is asked for again when
-        locks are next taken.
+        Two sweeps, each with what the other needs, would wait for ever. Such a lock counts as
+        lost. It is asked for again when locks are next taken.
 
         Args:
             nodes: that the sweep can use, by id.
             busy: ids of those where something runs.
             now: seconds on any steady clock.
         """
+        is_waiting = bool(self._waited_for(now))
         for node_id, node in nodes.items():
             if node_id in busy or not self.is_ours(node):
                 self._busy_at[node_id] = now
-            elif node.has_lock and self._asked and now - self._busy_at.get(node_id, now) > IDLE_S:
-                self._ray.kill(self._holders[node_id])
+            elif node.has_lock and is_waiting and now - self._busy_at.get(node_id, now) > IDLE_S:
                 self._forget(node_id)
+                # It may be ours again before it is seen not to be.
+                self._busy_at[node_id] = now
 
     def release(self) -> None:
         """Give all locks back."""
-        for holder in self._holders.values():
-            self._ray.kill(holder)
-        self._holders.clear()
-        self._asked.clear()
-        self._stays.clear()
+        for node_id in list(self._holders):
+            self._forget(node_id)
+
+    def _waited_for(self, now: float) -> list[str]:
+        """Name the nodes whose lock has not come though its holder has had the time to start."""
+        return [node for node, (_, since) in self._asked.items() if now - since > PATIENCE_S]
 
     def _settle(self, node_id: str, answer: Any) -> None:
         del self._asked[node_id]
@@ -125,6 +152,10 @@ class NodeLocks:
         self._stays[node_id] = self._holders[node_id].stay.remote()
 
     def _forget(self, node_id: str) -> None:
-        del self._holders[node_id]
+        """Let go of a lock, or of the wish for it."""
+        # Where only the connection broke, it lives on and keeps the lock: Ray does not end an
+        # actor that nobody knows any more while a call of it runs.
+        self._ray.kill(self._holders.pop(node_id))
         self._asked.pop(node_id, None)
-        self._stays.pop(node_id, None)
+        if self._stays.pop(node_id, None) is not None:
+            self._lost.add(node_id)

@@ -123,7 +123,7 @@ class RayPool:
         now = time.monotonic()
         self._look_at = now  # when nodes are looked at next
         self._head_heard = now
-        self._last_up = now  # when a worker was last known to be up
+        self._last_up = now  # when a worker was last known to be up, or others to have a node
 
     def start(self, worker: str, tasks: tuple[Task, ...]) -> None:
         """Hand a call to a worker, which takes it up after those it has."""
@@ -264,6 +264,8 @@ class RayPool:
             return []
         events, _ = self._collect()  # what came back meanwhile counts
         for worker in lost:
+            if worker not in self._actors:
+                continue  # it came back as one of other code, and was let go
             host = self._actors[worker].node.host
             events += self._lose(worker, "node_lost", f"the node on host '{host}' is gone")
         return events
@@ -273,13 +275,16 @@ class RayPool:
         wanted = {name: node for name, node in self._nodes.items() if node.can_be(self._devices)}
         on_nodes = [actor for actor in self._actors.values() if actor.board is None]
         self._locks.give_back_idle(wanted, {a.node.node_id for a in on_nodes if a.calls}, now)
-        events: list[Event] = list(self._locks.take(wanted))
+        taken = self._locks.take(wanted, now)
+        events: list[Event] = list(taken.waiting)
+        if taken.waiting:  # patience with workers begins when others are done
+            self._last_up = now
         for name, reason in self._locks.failed.items():
             if name not in self._given_up:
                 self._given_up[name] = f"on host '{self._nodes[name].host}': {reason}"
                 _LOG.warning("workers do not come up %s; none are started", self._given_up[name])
         for worker, actor in list(self._actors.items()):
-            if actor.board is None and not self._locks.is_ours(actor.node):
+            if actor.board is None and actor.node.node_id in taken.lost:
                 host = actor.node.host
                 events += self._lose(worker, "node_lost", f"the lock of host '{host}' is gone")
         return events
