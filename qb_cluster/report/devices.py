@@ -37,6 +37,7 @@ COLUMNS: Final = (
     "delta",
     "delta_low",
     "delta_high",
+    "is_partial",
     "tolerance",
     "quality_verdict",
     "sqnr_db",

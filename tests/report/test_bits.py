@@ -67,14 +67,14 @@ def test_a_floor_of_other_noise_and_a_steep_start_are_left_out_of_the_fit():
 @pytest.mark.parametrize(
     "sqnr",
     [
-        [40.0, 40.1, 40.0],  # flat: something else makes the noise
-        [10.0, 50.0, 55.0],  # no line
-        [10.0, 16.0, np.inf],  # equal outputs are no point of a line
-        [10.0, 16.0, np.nan],
+        [40.0, 40.1, 40.0, 40.1],  # flat: something else makes the noise
+        [10.0, 50.0, 55.0, 80.0],  # no line
+        [10.0, 16.0, 22.0, np.inf],  # equal outputs are no point of a line
+        [10.0, 16.0, 22.0, np.nan],
     ],
 )
 def test_where_there_is_no_line_none_is_fitted(sqnr):
-    assert fit_line(np.array([4, 5, 6]), np.array(sqnr)) is None
+    assert fit_line(np.array([4, 5, 6, 7]), np.array(sqnr)) is None
 
 
 def test_three_widths_make_a_series_and_two_do_not(store):
@@ -83,7 +83,23 @@ def test_three_widths_make_a_series_and_two_do_not(store):
     assert one.label == "weight_only"
     assert one.sqnr_db == pytest.approx(DB_PER_BIT * one.bits + 3)
     assert one.baseline_value == pytest.approx(350 / 360)
+    assert one.fit is None  # three points lie near some line whatever the law
+
+
+def test_four_widths_are_fitted(store):
+    [one] = series(store, *sweep(widths=[2, 3, 4, 8]))
     assert one.fit.db_per_bit == pytest.approx(DB_PER_BIT)
+    assert (one.fit.low, one.fit.high) == (2, 8)
+
+
+def test_a_width_between_others_that_has_no_number_is_missing(store):
+    rows = sweep(widths=[2, 4, 6, 8, 10])
+    for at in (2, 4):  # one between, one at the end
+        cell = rows[at][0]
+        rows[at] = (cell, failed(cell, "crashed", "no end"))
+    [one] = series(store, *rows)
+    assert one.bits.tolist() == [2, 4, 8]
+    assert one.missing.tolist() == [6]
 
 
 def test_cells_that_are_not_ok_are_no_points(store):

@@ -7,8 +7,10 @@ from stored_cells import failed, latency, make_cell, quality
 from qb_cluster.contracts import Device
 from qb_cluster.report.agreement import agreement
 from qb_cluster.report.analysis import analyse
+from qb_cluster.report.comparison import compare
 from qb_cluster.report.devices import COLUMNS, devices
 from qb_cluster.report.document import build
+from qb_cluster.spec import Judgement
 from qb_cluster.store.reading import read_results, read_run
 
 CPU, PI = Device("cpu", 1), Device("pi", 4)
@@ -31,6 +33,10 @@ def two_devices(store):
             for scheme in (None, "static")
         )
     )
+
+
+def compared(path):
+    return compare(read_results(path), Judgement())
 
 
 def table(path, start):
@@ -57,7 +63,7 @@ def test_the_matrix_of_two_devices_has_every_pair_of_backends_and_devices(two_de
 
 
 def test_the_same_cells_on_two_devices_are_neighbours_with_where_they_ran(two_devices):
-    frame = devices(read_results(two_devices))
+    frame = devices(compared(two_devices))
     assert list(frame.columns) == list(COLUMNS)
     both = frame[(frame["backend"] == "tflite") & (frame["scheme"] == "static")]
     assert both["device"].tolist() == ["cpu", "pi"]
@@ -70,12 +76,12 @@ def test_the_same_cells_on_two_devices_are_neighbours_with_where_they_ran(two_de
 def test_a_grid_has_a_column_a_device_and_the_list_says_what_each_is(two_devices):
     grid = table(two_devices, "static · accuracy and latency")
     assert grid.header == ("model\nbackend", "cpu", "pi")
-    place = "96.39%\n-0.83 ?\n5.00 µs\n3.20x faster"
+    place = "96.4%\n-0.8 undecided\n5.00 µs\n3.2× faster ±4 %"
     assert grid.rows == (
         ("digits-cnn\npytorch w8a8", place, "–"),
         ("digits-cnn\ntflite w8a8", place, place),
     )
-    assert table(two_devices, "float · accuracy and latency").rows[1][1] == "97.22%\n5.00 µs"
+    assert table(two_devices, "float · accuracy and latency").rows[1][1] == "97.2%\n5.00 µs"
     assert table(two_devices, "devices").rows == (
         ("cpu", "1", "desk", "x86_64", "–", "–", "pytorch 1\ntflite 1", "4"),
         ("pi", "4", "shelf", "–", "Pi 4", "–", "tflite 1", "2"),
@@ -111,11 +117,11 @@ def test_what_has_a_number_nowhere_is_in_no_grid_and_what_failed_on_one_says_so(
     assert table(path, "static · accuracy").rows[0][2] == "crashed"
     titles = [t.title for t in build(analyse(read_run(path))).tables]
     assert not any(title.startswith("dynamic · accuracy and latency") for title in titles)
-    assert len(devices(read_results(path))) == 4
+    assert len(devices(compared(path))) == 4
 
 
 def test_a_run_on_one_device_has_no_table_of_devices(store):
     cell = make_cell()
     path = store((cell, quality(cell)))
-    assert devices(read_results(path)).empty
+    assert devices(compared(path)).empty
     assert not any("device" in t.title for t in build(analyse(read_run(path))).tables)
