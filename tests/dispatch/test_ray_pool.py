@@ -215,7 +215,7 @@ def test_nodes_come_and_go(cluster, make_pool, tmp_path):
     sys.stdout.write(f"a killed node was noticed after {took_s:.1f} s\n")
     assert isinstance(ended, TasksEnded)
     assert (lost.worker, lost.cause) == (new.worker, "node_lost")
-    assert took_s < 5.0  # Ray itself takes 14
+    assert took_s < 10.0  # Ray itself takes 14
     assert pid_of(pool, up.worker) > 0
     assert pool.wait(2.5) == []  # nothing comes up where nothing is
 
@@ -347,13 +347,22 @@ def test_running_out_of_memory_is_told_from_a_crash_even_if_ray_is_slow_to_say_s
     limit = (memory.total - memory.available + spare) / memory.total
     monkeypatch.setenv("RAY_memory_usage_threshold", f"{limit:.4f}")
     pool, up, processes = own_ray(make_pool)
-    head = processes["gcs_server"]
+    head, actor = processes["gcs_server"], pool._actors[up.worker]
+    pool._look_at = float("inf")  # a look at the nodes would wait for the head
     head.suspend()
-    resume = threading.Timer(2.5, head.resume)
-    resume.start()
+
+    def resume():
+        until = time.monotonic() + 60
+        while actor.doubt is None and time.monotonic() < until:
+            time.sleep(0.01)
+        head.resume()
+
+    resuming = threading.Thread(target=resume)
+    resuming.start()
     pool.start(up.worker, call_of(f"fill:{2 * spare}"))
     lost, another = wait_for(pool, 2)
-    resume.join()
+    resuming.join()
+    assert actor.doubt is not None, "it was known at once why the worker died"
     assert (lost.worker, lost.cause) == (up.worker, "oom"), lost
     assert isinstance(another, WorkerUp)
 
@@ -367,4 +376,4 @@ def test_when_ray_itself_is_gone_the_pool_says_so(make_pool, monkeypatch, proces
     pool, _, processes = own_ray(make_pool)
     processes[process].kill()
     with pytest.raises(PoolError, match=match):
-        wait_for(pool, 1, within_s=10.0)
+        wait_for(pool, 1, within_s=30.0)  # Ray itself ends this process after 60
