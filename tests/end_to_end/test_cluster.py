@@ -302,7 +302,7 @@ def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
     wait_for_rows(place, "out", 1)
     second = place.popen(*run, "other", stdout=subprocess.PIPE)
     told = next(line for line in second.stdout if "another sweep" in line)
-    assert re.search("node '.+' is used by another sweep; waiting until it is free", told)
+    assert re.search("node '.+' is not free: another sweep uses it, or it is slow to start", told)
     assert rows(place, "other") == 0
     assert first.poll() is None, "it was over before the second one could wait"
     first.send_signal(signal.SIGINT)
