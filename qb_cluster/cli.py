@@ -178,17 +178,16 @@ def report(
     full: bool,
 ) -> None:
     """Answer what may ship: write the report as Markdown, CSV and Parquet, then print it."""
-    from rich.console import Console
-
     from qb_cluster.contracts.tolerance import Tolerance
     from qb_cluster.report import Wish, show_report
+    from qb_cluster.terminal import output
 
     try:
         accepted = None if tolerance is None else Tolerance.parse(tolerance)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--tolerance") from error
     wish = Wish(form, full, where, sort, columns, accepted, adjust)  # type: ignore[arg-type]
-    show_report(folder, Console(), lambda text: click.echo(text, err=True), wish)
+    show_report(folder, output(), lambda text: click.echo(text, err=True), wish)
 
 
 @cli.command()

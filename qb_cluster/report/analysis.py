@@ -70,7 +70,7 @@ def judgement_of(run: StoredRun) -> Judgement:
         return Judgement()
     try:
         return Judgement.from_json(run.judgement)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFolderError(
             f"{run.folder}: what run.json says under 'judgement' cannot be read ({error}); run "
             "`qb run` with its spec again"

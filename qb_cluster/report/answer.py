@@ -1,5 +1,6 @@
 """The answer of a run: per model and device what holds its tolerance, what is fastest, smallest."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -156,7 +157,7 @@ def _group(place: Place, model: str, rows: list[Row], devices: Mapping[Device, s
         said.append(f"fastest: {fastest[NAME]}, {_than_float(fastest)}")
     if smallest is not None:
         ratio = smallest["size_ratio"]
-        by = "" if ratio is None else f", {cell_text.times(ratio)}"
+        by = f", {cell_text.short_size(ratio)}" if ratio else ""
         said.append(f"smallest: {smallest[NAME]}{by}")
     headline = f"{subject}: {'; '.join(said)}"
     return Group(place, model, headline, tuple(sorted(rows, key=_rank)), fastest, smallest)
@@ -230,7 +231,8 @@ def _title(found: Analysis) -> str:
         return begin
     sure = " and ".join(f"{100 * level:g} %" for level in levels)
     count = int(judged.sum())
-    holm = f", Holm over {count:,} cells" if found.judgement.adjust == "holm" else ""
+    over = f"{count:,} cell{'' if count == 1 else 's'}"
+    holm = f", Holm over {over}" if found.judgement.adjust == "holm" else ""
     return f"{begin} · verdicts at {sure}{holm}"
 
 
@@ -244,9 +246,10 @@ def _notes(found: Analysis, rows: Sequence[Row]) -> Iterator[str]:
     undecided = [row for row in rows if kind(row) == "undecided"]
     needed = sorted(row["examples_needed"] for row in undecided if row["examples_needed"])
     if needed:
-        nearest = float(f"{needed[0]:.2g}")
+        unit = 10 ** max(0, len(str(needed[0])) - 2)
+        nearest = math.ceil(needed[0] / unit) * unit  # never fewer than there were
         yield (
-            f"{len(undecided):,} undecided; about {nearest:,.0f} examples would decide the nearest "
+            f"{len(undecided):,} undecided; about {nearest:,} examples would decide the nearest "
             "(examples_needed)"
         )
     biased = [row for row in rows if row["scheme"] == FLOAT and cell_text.is_biased(row)]

@@ -20,6 +20,7 @@ SCREEN_LINES: Final = 24
 PARETO: Final = "★"
 MOST_GROUPS: Final = 20
 LEGEND: Final = f"{PARETO} not beaten in quality, size and latency at once"
+NO_ROWS: Final = "no cell matches"
 _STYLES: Final = {"within": "green", "worse": "red", "undecided": "yellow", "float": "dim"}
 _NARROWEST_NAME: Final = 16
 _HEADER_LINES: Final = 2
@@ -97,7 +98,7 @@ _COLUMNS: Final = (
         drop=0,
     ),
     _measured(
-        lambda rows: f"{100 * rows[0]['confidence']:g} %\ninterval",
+        lambda rows: f"interval\n{100 * rows[0]['confidence']:g} %",
         lambda row, _: cell_text.reach(row),
         "delta",
         drop=1,
@@ -140,6 +141,8 @@ def to_terminal(answer: Answer, console: Console, *, everything: bool = False) -
         if dropped:
             names = ", ".join(column.title(rows).partition("\n")[0] for column in dropped)
             console.print(Text(f"no room for: {names} (widen the terminal)", style="dim"))
+    else:
+        console.print(Text(NO_ROWS))
     for line in _after(answer, shown):
         console.print(Text(line))
     console.print(Text(LEGEND, style="dim"))
@@ -147,7 +150,7 @@ def to_terminal(answer: Answer, console: Console, *, everything: bool = False) -
 
 def to_markdown(answer: Answer) -> str:
     """Write the answer with all its rows as GitHub's Markdown."""
-    blocks = [escaped(answer.title)]
+    blocks = [escaped(answer.title), *(() if answer.groups else (NO_ROWS,))]
     for group in answer.groups:
         blocks.append(f"**{escaped(group.headline)}**")
         header = [escaped(column.title(group.rows).strip()) for column in _COLUMNS]

@@ -73,6 +73,11 @@ def times(number: float) -> str:
     return f"{number:.{2 if number < 1.095 else 1 if number < 9.95 else 0}f}×"
 
 
+def short_size(ratio: float) -> str:
+    """Give float bytes ÷ quantized bytes as a ratio from 1 up with a word."""
+    return f"{times(max(ratio, 1 / ratio))} {'smaller' if ratio >= 1 else 'larger'}"
+
+
 def speed(row: Row) -> str:
     """Give a speed-up as a ratio from 1 up with a word; nothing where nothing was timed."""
     if row["speedup"] is None:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from qb_cluster.errors import QueryError
 
-_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION}
+_READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION}
+_TABLE = "comparison"
 _HOW = "write an SQL condition, such as \"backend = 'tflite' and bits <> 'w2'\""
 
 
@@ -25,13 +26,12 @@ def where(cells: pd.DataFrame, condition: str) -> pd.DataFrame:
     """
     with closing(sqlite3.connect(":memory:")) as database:
         plain = cells.reset_index(drop=True)
-        plain.to_sql("comparison", database, index_label="row_number")
-        database.set_authorizer(
-            lambda action, *_: sqlite3.SQLITE_OK if action in _READING else sqlite3.SQLITE_DENY
-        )
+        plain.to_sql(_TABLE, database, index_label="row_number")
+        database.set_authorizer(_authorized)
+        # A line of its own ends a comment.
+        statement = f"SELECT row_number FROM {_TABLE} WHERE ({condition}\n)"  # noqa: S608 - it may only read
         try:
-            found = database.execute(f"SELECT row_number FROM comparison WHERE ({condition})")  # noqa: S608 - it may only read
-            rows = [number for (number,) in found]
+            rows = sorted({number for (number,) in database.execute(statement)})
         except sqlite3.Error as error:
             raise QueryError(_explained(str(error), condition, list(cells.columns))) from error
         except sqlite3.Warning as warning:  # two statements
@@ -71,6 +71,12 @@ def some_columns(cells: pd.DataFrame, columns: str) -> pd.DataFrame:
     return cells[names]
 
 
+def _authorized(action: int, table: str | None, *_: str | None) -> int:
+    """Let SQLite read the comparison, and do nothing else."""
+    is_reading = action in _READING or (action == sqlite3.SQLITE_READ and table == _TABLE)
+    return sqlite3.SQLITE_OK if is_reading else sqlite3.SQLITE_DENY
+
+
 def _check(names: Sequence[str], known: Sequence[str], option: str) -> None:
     for name in names:
         if name not in known:
@@ -80,11 +86,13 @@ def _check(names: Sequence[str], known: Sequence[str], option: str) -> None:
 def _explained(error: str, condition: str, known: Sequence[str]) -> str:
     if error.startswith("no such column: "):
         return _no_column("--where", error.removeprefix("no such column: "), known)
-    what = "only conditions are allowed" if "not authorized" in error else error
+    error = error.replace("\n)", ")")
+    is_denied = "not authorized" in error or "prohibited" in error
+    what = "only conditions are allowed" if is_denied else error
     return f"--where {condition!r}: {what}; {_HOW}"
 
 
 def _no_column(option: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"{option}: no column '{name}'{hint} There are: {', '.join(known)}"

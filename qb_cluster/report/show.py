@@ -1,6 +1,7 @@
 """``qb report``: write the files, then print what was asked for."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from qb_cluster.report.analysis import Analysis, analyse, judgement_of
 from qb_cluster.report.answer import Answer, answer
 from qb_cluster.report.document import build
 from qb_cluster.report.records import records
-from qb_cluster.report.render import to_terminal
+from qb_cluster.report.render import escaped, to_terminal
 from qb_cluster.report.write import write_files
 from qb_cluster.spec import Judgement
 from qb_cluster.spec.judgement import EVERY_CELL, Adjust, ToleranceRule
@@ -116,7 +117,8 @@ def _print(found: Analysis, cells: pd.DataFrame, console: Console, wish: Wish) -
         return
     if wish.columns is not None:
         style = "github" if wish.format == "md" else "plain"
-        rows = [[_text(value) for value in row.values()] for row in records(chosen)]
+        form = (lambda value: escaped(_text(value))) if wish.format == "md" else _text
+        rows = [[form(value) for value in row.values()] for row in records(chosen)]
         table = tabulate(rows, headers=list(chosen.columns), tablefmt=style, disable_numparse=True)
         _plain(console, f"{table}\n")
         return
@@ -154,9 +156,13 @@ def _as_json(said: Answer, cells: pd.DataFrame) -> dict[str, Any]:
         }
         for group in said.groups
     ]
-    # Through pandas, which writes infinite and missing numbers as null.
-    rows = json.loads(cells.to_json(orient="records"))
+    rows = [{name: _finite(value) for name, value in row.items()} for row in records(cells)]
     return {"answers": answers, "notes": list(said.notes), "cells": rows}
+
+
+def _finite(value: object) -> object:
+    """Give null for a number that JSON cannot write."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _plain(console: Console, text: str) -> None:

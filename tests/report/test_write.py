@@ -96,7 +96,7 @@ def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(show, tmp_path):
 
 def test_a_run_without_a_finished_cell_says_so(show, tmp_path):
     RunFolder.open(tmp_path, sweep="digits", spec_text="", spec_digest="spec").close()
-    with pytest.raises(RunFolderError, match="no cell has finished yet.*run `qb run` first"):
+    with pytest.raises(RunFolderError, match=r"no cell has finished yet.*run `qb run` first"):
         show(tmp_path)
     assert not (tmp_path / "report").exists()
 
