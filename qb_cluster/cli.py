@@ -4,7 +4,7 @@ import itertools
 import json
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -15,6 +15,7 @@ from qb_cluster.errors import PoolError, QuantBenchError
 from qb_cluster.exit_codes import ExitCode
 
 if TYPE_CHECKING:
+    from qb_cluster.contracts import Cell
     from qb_cluster.dispatch.preflight import NodeFacts
 
 _SPEC = click.argument("spec", type=click.Path(path_type=Path))
@@ -54,15 +55,38 @@ def cli(*, debug: bool) -> None:
 
 @cli.command()
 @_SPEC
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def plan(spec: Path, *, as_json: bool) -> None:
-    """Show the cells of a sweep, and what is native, simulated or unsupported, and why."""
+@click.option("--json", "as_json", is_flag=True, help="Cells alone, one JSON object per line.")
+@click.option("--no-data", is_flag=True, help="Load no dataset: do not say what n can show.")
+@click.option(
+    "--runs",
+    type=click.Path(path_type=Path),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder of earlier runs, which tell how many examples flip.",
+)
+def plan(spec: Path, runs: Path, *, as_json: bool, no_data: bool) -> None:
+    """Show the cells of a sweep: native, simulated or unsupported, and what n can show."""
     from qb_cluster.plan import check_size, expand, plan_json_lines, plan_lines
     from qb_cluster.spec import load_spec
 
     loaded = load_spec(spec)
     check_size(loaded)
-    _print_lines((plan_json_lines if as_json else plan_lines)(expand(loaded)))
+    judged = 0
+
+    def counted() -> "Iterator[Cell]":
+        nonlocal judged
+        for cell in expand(loaded):
+            judged += not cell.is_baseline and cell.execution is not None
+            yield cell
+
+    _print_lines((plan_json_lines if as_json else plan_lines)(counted()))
+    if not as_json and not no_data:
+        from qb_cluster.report.power import discordance_seen, power_lines, size_of
+
+        datasets = {ref.label: ref for product in loaded.products for ref in product.dataset}
+        at_most = loaded.measure.examples
+        sizes = {label: size_of(ref, at_most) for label, ref in datasets.items()}
+        _print_lines(("", *power_lines(loaded, judged, sizes, discordance_seen(runs))))
 
 
 @cli.command()

@@ -102,6 +102,7 @@ def test_a_number_is_a_tolerance_in_the_unit_of_a_metric_of_your_own(load, spec_
 
 def test_adjust_is_of_the_whole_sweep(refusal, spec_text):
     (told,) = refusal(
-        f"{spec_text}overrides:\n  - {{when: {{scheme: static}}, set: {{measure: {{adjust: none}}}}}}\n"
+        f"{spec_text}overrides:\n"
+        "  - {when: {scheme: static}, set: {measure: {adjust: none}}}\n"
     )
     assert "it counts the cells of the whole sweep" in told
