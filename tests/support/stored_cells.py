@@ -5,6 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 
 from qb_cluster.contracts import (
     ArtifactFacts,
@@ -213,3 +215,13 @@ def never_run(cell, status, error):
 def row(ended, spec_digest="spec"):
     """The row of the table `results` of a cell that has ended."""
     return results_table([ended], spec_digest).to_pylist()[0]
+
+
+def results_frame(*ended):
+    """The table `results` as a report reads it, of cells with their outcomes, without a folder."""
+    rows = [
+        finish(cell, *outcomes) if outcomes else never_run(cell, "unsupported", cell.reason)
+        for cell, *outcomes in ended
+    ]
+    nullable = {pa.int64(): pd.Int64Dtype(), pa.int16(): pd.Int16Dtype()}
+    return results_table(rows, "spec").to_pandas(types_mapper=nullable.get)
