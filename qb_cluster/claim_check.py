@@ -36,7 +36,7 @@ def check_claims(entries: Sequence[Entry]) -> bool:
                 spec = Path(folder, f"{kind}.yaml")
                 spec.write_text(text, encoding="utf-8")
                 with RunProgress(messages()) as progress:
-                    launch(load_spec(spec), str(Path(folder, kind)), progress)
+                    launch(load_spec(spec), str(Path(folder, kind)), progress, is_kept=False)
                 tables.append(read_results(str(Path(folder, kind))))
     checked = list(claims(entries, pd.concat(tables))) if tables else []
     if not checked:

@@ -52,6 +52,8 @@ def launch(
     progress: "RunProgress",
     target: Target | None = None,
     rerun: Sequence[str] = (),
+    *,
+    is_kept: bool = True,
 ) -> int:
     """Run a sweep, or resume one.
 
@@ -61,6 +63,7 @@ def launch(
         progress: shows what is going on, and how it ended; it has been entered.
         target: what runs it; a local Ray unless given.
         rerun: which cells to run again though they have rows, as ``qb run --rerun`` takes them.
+        is_kept: whether ``out`` stays for the user.
 
     Returns:
         how many of the plan's cells have failed.
@@ -111,7 +114,8 @@ def launch(
         ours = (cell.cell_id for cell in expand(spec))
         statuses = {cell_id: statuses[cell_id] for cell_id in ours if cell_id in statuses}
     took_s = time.monotonic() - progress.began
-    progress.end(Closing(out, statuses, planned, sum(sweep.written.values()), took_s).lines())
+    written = sum(sweep.written.values())
+    progress.end(Closing(out, statuses, planned, written, took_s, is_kept).lines())
     if interrupts.count:
         raise KeyboardInterrupt
     return sum(status in FAILURES for status in statuses.values())

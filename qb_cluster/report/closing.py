@@ -23,6 +23,7 @@ class Closing:
         planned: cells of the plan.
         written: rows that this run wrote.
         seconds: it took.
+        is_kept: whether the folder is there for a report afterwards.
     """
 
     place: str
@@ -30,6 +31,7 @@ class Closing:
     planned: int
     written: int
     seconds: float
+    is_kept: bool = True
 
     def lines(self) -> Iterator[str]:
         """Say what is done, why cells are not ok, and what to type next.
@@ -43,7 +45,7 @@ class Closing:
             rows = read_columns(self.place, _COLUMNS)
             why = reasons(rows[rows["cell_id"].isin(list(self.statuses))])
             yield from reason_lines(why, MOST_REASONS, f"qb status {self.place}")
-        if counts:
+        if counts and self.is_kept:
             yield f"next: qb report {self.place}"
 
     def _headline(self, counts: Mapping[str, int]) -> str:
