@@ -37,6 +37,7 @@ bench: $(STAMP)  ## one by one: they must not run beside other load
 	$(BIN)/python benchmarks/scheduler.py
 	$(BIN)/python benchmarks/dispatch.py
 	$(BIN)/python benchmarks/dispatch.py --growth
+	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/boards.py
 	$(BIN)/python benchmarks/real_cells.py
 

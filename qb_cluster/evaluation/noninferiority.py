@@ -19,7 +19,7 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special  # not scipy.stats: importing it would take a third of a report's time
 
 Direction = Literal["within", "worse"]
 
@@ -55,24 +55,24 @@ def paired_p(
         At most 1; never below the error of the confidence set, a twentieth of ``level`` at most.
     """
     discordant, error = losses + gains, min(_SET_ERROR, level / _SET_SHARE)
-    low = stats.beta.ppf(error / 2, discordant, n - discordant + 1) if discordant else 0.0
-    high = stats.beta.isf(error / 2, discordant + 1, n - discordant) if discordant < n else 1.0
+    # The confidence set of Clopper and Pearson (1934).
+    low = special.betaincinv(discordant, n - discordant + 1, error / 2) if discordant else 0.0
+    high = special.betainccinv(discordant + 1, n - discordant, error / 2) if discordant < n else 1.0
     # In terms of the rate of gains: the rate of discordant pairs is twice it plus the margin.
     first, last = max(0.0, (low - margin) / 2), (high - margin) / 2
     if shown == "worse":  # below the margin nobody loses more: the nearest rate stands for those
         last = max(last, min(high, margin) / 2)
     elif last < 0:  # a rate this low cannot lose the margin
         return error
-    rates = np.linspace(first, min(last, (1 - margin) / 2), _GRID)[:, None]
-    least = int(stats.binom.ppf(_TAIL, n, rates[0, 0])) if rates[0, 0] > 0 else 0
-    most = int(stats.binom.isf(_TAIL, n, rates[-1, 0]))
-    each = np.arange(max(0, least), most + 1)
+    ends = float(first), float(min(last, (1 - margin) / 2))
+    rates = np.linspace(*ends, _GRID, dtype=np.float64)[:, None]
+    each = _likely(n, float(rates[0, 0]), float(rates[-1, 0]))
     until = _largest_losses(_score(losses, gains, n, margin), each, n, margin, shown)
     # Given the gains, losses are binomial among the other examples.
     among = np.minimum(1.0, (rates + margin) / (1 - rates))
-    below = np.where(until < 0, 0.0, stats.binom.cdf(until, n - each, among))
+    below = np.where(until < 0, 0.0, _at_most(until, n - each, among))
     tail = below if shown == "within" else 1 - below
-    p = (stats.binom.pmf(each, n, rates) * tail).sum(axis=1).max()
+    p = (_exactly(each, n, rates) * tail).sum(axis=1).max()
     return min(1.0, float(p) + error + 2 * _TAIL)
 
 
@@ -87,7 +87,7 @@ def mean_p(delta: float, error: float, n: int, margin: float, shown: Direction) 
         shown: what is to be shown.
     """
     distance = (delta + margin) / error
-    return float(stats.t.sf(distance if shown == "within" else -distance, n - 1))
+    return float(special.stdtr(n - 1, -distance if shown == "within" else distance))
 
 
 def implied_error(low: float, high: float, confidence: float, n: int) -> float:
@@ -163,6 +163,29 @@ def _needed(distance: float, n: int, level: float) -> int | None:
         return None
     quantile = float(-special.ndtri(level))
     return max(n + 1, math.ceil(n * (quantile / distance) ** 2))
+
+
+def _likely(n: int, lowest: float, highest: float) -> _Counts:
+    """Give the counts of a binomial that its tails leave, for every rate between two."""
+    least = math.floor(special.bdtrik(_TAIL, n, lowest)) if lowest > 0 else 0
+    most = math.ceil(special.bdtrik(1 - _TAIL, n, highest)) if highest > 0 else 0
+    return np.arange(max(0, least), min(n, most) + 1)
+
+
+def _at_most(counts: _Counts, n: _Counts, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the distribution function of a binomial; 1 where a count is n or more."""
+    inside = np.clip(counts, 0, np.maximum(n - 1, 0))
+    below = special.betainc(n - inside, inside + 1.0, 1 - rates)
+    found: NDArray[np.float64] = np.where(counts >= n, 1.0, below)
+    return found
+
+
+def _exactly(counts: _Counts, n: int, rates: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the probabilities of a binomial."""
+    ways = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
+    logs = ways + special.xlogy(counts, rates) + special.xlog1py(n - counts, -rates)
+    found: NDArray[np.float64] = np.exp(logs)
+    return found
 
 
 def _score(losses: int, gains: int, n: int, margin: float) -> float:

@@ -7,7 +7,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 
 from qb_cluster.report.comparison import CONDITIONS, in_order
 
@@ -146,13 +145,11 @@ def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | Non
             xs, ys = x[first:end], y[first:end]
             if np.any(ys[2:] - ys[:-2] < LEAST_GAIN_DB * (xs[2:] - xs[:-2])):
                 break
-            line = stats.linregress(xs, ys)
-            if np.max(np.abs(ys - line.intercept - line.slope * xs)) <= MOST_RESIDUAL_DB:
-                slope, stderr, intercept = (
-                    float(number) for number in (line.slope, line.stderr, line.intercept)
-                )
-                fit = Fit(slope, stderr, intercept, int(xs[0]), int(xs[-1]))
-                fits.append((len(xs), -stderr, fit))
+            (slope, intercept), covariance = np.polyfit(xs, ys, 1, cov=True)
+            if np.max(np.abs(ys - intercept - slope * xs)) <= MOST_RESIDUAL_DB:
+                stderr = float(np.sqrt(covariance[0, 0]))
+                ends = int(xs[0]), int(xs[-1])
+                fits.append((len(xs), -stderr, Fit(float(slope), stderr, float(intercept), *ends)))
     return max(fits, key=lambda found: found[:2])[2] if fits else None
 
 

@@ -51,7 +51,7 @@ def draw(series: Sequence[BitSeries], form: Literal["svg", "png"] = "svg") -> by
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "qb_cluster"}):
         metadata = {"Date": None} if form == "svg" else None
-        figure.savefig(buffer, format=form, dpi=110, bbox_inches="tight", metadata=metadata)
+        figure.savefig(buffer, format=form, dpi=110, metadata=metadata)
     return buffer.getvalue()
 
 
