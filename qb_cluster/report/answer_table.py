@@ -128,24 +128,13 @@ def to_terminal(answer: Answer, console: Console, *, everything: bool = False) -
         console: where to; no line is wider.
         everything: all rows; else what fits 24 lines, and a line of what was left out.
     """
-    shown = _chosen(answer, console, everything=everything)
-    rows = [row for _, chosen in shown for row in chosen]
-    console.print(Text(answer.title, style="bold"))
-    if rows:
-        fitting, dropped = _fitting(rows, console.width)
-        widths = _widths(rows, fitting, console.width)
-        console.print(_table([], rows, fitting, widths, header=True))
-        for group, chosen in shown:
-            console.print(Text(group.headline, style="bold"))
-            console.print(_table(chosen, rows, fitting, widths, header=False))
-        if dropped:
-            names = ", ".join(column.title(rows).partition("\n")[0] for column in dropped)
-            console.print(Text(f"no room for: {names} (widen the terminal)", style="dim"))
-    else:
-        console.print(Text(NO_ROWS))
-    for line in _after(answer, shown):
-        console.print(Text(line))
-    console.print(Text(LEGEND, style="dim"))
+    parts = list(_parts(answer, _chosen(answer, console, everything=everything), console.width))
+    over = sum(len(console.render_lines(part)) for part in parts) - SCREEN_LINES
+    if over > 0 and not everything:  # names that fold, columns without room
+        chosen = _chosen(answer, console, everything=False, over=over)
+        parts = list(_parts(answer, chosen, console.width))
+    for part in parts:
+        console.print(part)
 
 
 def to_markdown(answer: Answer) -> str:
@@ -164,14 +153,46 @@ def to_markdown(answer: Answer) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _chosen(answer: Answer, console: Console, *, everything: bool) -> list[tuple[Group, list[Row]]]:
-    """Choose the rows of each group: all, or as many as fit a screen, and one at least."""
+def _parts(
+    answer: Answer, shown: Sequence[tuple[Group, list[Row]]], width: int
+) -> Iterator[rich.table.Table | Text]:
+    """Give what is printed, from top to bottom."""
+    rows = [row for _, chosen in shown for row in chosen]
+    yield Text(answer.title, style="bold")
+    if rows:
+        fitting, dropped = _fitting(rows, width)
+        widths = _widths(rows, fitting, width)
+        yield _table([], rows, fitting, widths, header=True)
+        for group, chosen in shown:
+            yield Text(group.headline, style="bold")
+            yield _table(chosen, rows, fitting, widths, header=False)
+        if dropped:
+            names = ", ".join(column.title(rows).partition("\n")[0] for column in dropped)
+            yield Text(f"no room for: {names} (widen the terminal)", style="dim")
+    else:
+        yield Text(NO_ROWS)
+    for line in _after(answer, shown):
+        yield Text(line)
+    yield Text(LEGEND, style="dim")
+
+
+def _chosen(
+    answer: Answer, console: Console, *, everything: bool, over: int = 0
+) -> list[tuple[Group, list[Row]]]:
+    """Choose the rows of each group: all, or as many as fit a screen, and one at least.
+
+    Args:
+        answer: of the run.
+        console: where to.
+        everything: all rows.
+        over: lines that the screen has to be shorter than rows and sentences tell.
+    """
     if everything:
         return [(group, list(group.rows)) for group in answer.groups]
     groups = answer.groups[:MOST_GROUPS]
     around = (answer.title, *(g.headline for g in groups), *_after(answer, []), LEGEND)
     taken = _HEADER_LINES + sum(len(Text(line).wrap(console, console.width)) for line in around)
-    each, more = divmod(max(SCREEN_LINES - taken, len(groups)), max(1, len(groups)))
+    each, more = divmod(max(SCREEN_LINES - taken - over, len(groups)), max(1, len(groups)))
     return [(g, best(g, each + (number < more))) for number, g in enumerate(groups)]
 
 
