@@ -7,6 +7,7 @@ import torch
 from qb_cluster.catalog.dataset import as_dataset
 from qb_cluster.catalog.digits import digits, training_split
 from qb_pytorch import digits as models
+from qb_pytorch import training
 
 pytestmark = pytest.mark.frameworks
 
@@ -21,13 +22,13 @@ def cache(tmp_path, monkeypatch):
 def trainings(monkeypatch):
     """Count how often anything is trained."""
     calls = []
-    train = models._train
+    train = training._train
 
     def counted(*args):
         calls.append(args)
         train(*args)
 
-    monkeypatch.setattr(models, "_train", counted)
+    monkeypatch.setattr(training, "_train", counted)
     return calls
 
 
