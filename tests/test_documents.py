@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from qb_cluster import cli
 from qb_cluster.contracts import STATUSES
 from qb_cluster.evaluation import kernel
-from qb_cluster.report import bits
-from qb_cluster.store.tables import TABLES, columns_markdown
+from qb_cluster.report import bits, comparison, verdicts
+from qb_cluster.store.tables import RESULTS, TABLES, columns_markdown
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,7 +36,23 @@ def test_the_measurement_page_states_the_limits_that_the_code_applies():
     assert f"more than {kernel.MARGIN_DB:g} dB below" in text
     assert f"more than {100 * kernel.MARGIN_AGREEMENT:g} percentage points below" in text
     assert f"more than {bits.MOST_RESIDUAL_DB:g} dB off the line" in text
-    assert f"at least {bits.FEWEST_WIDTHS} neighbouring widths" in text
+    assert f"at least {bits.FEWEST_FITTED} neighbouring widths" in text
+
+
+def test_the_report_page_names_every_column_that_results_do_not_have():
+    own = set(comparison.COLUMNS) - {column.name for column in RESULTS}
+    assert own
+    assert [name for name in sorted(own) if f"`{name}`" not in page("report.md")] == []
+
+
+def test_the_report_page_states_the_limit_of_partial_cells():
+    assert f"less than {verdicts.WHOLE_SHARE:g} of the weights" in page("report.md")
+
+
+def test_the_report_page_names_every_option_of_the_command():
+    options = {name for option in cli.report.params for name in option.opts if "--" in name}
+    assert len(options) > 6
+    assert [name for name in sorted(options) if f"`{name}" not in page("report.md")] == []
 
 
 def test_the_reliability_page_names_tests_that_exist():
