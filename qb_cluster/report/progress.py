@@ -39,6 +39,7 @@ class RunProgress:
         self._count: Callable[[], int] = lambda: 0
         self._done = 0
         self._statuses: Counter[str] = Counter()
+        self._has_run = False
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -69,8 +70,8 @@ class RunProgress:
         self._bar.stop()
 
     def phase(self, text: str) -> None:
-        """Tell what begins now, until the first row is there."""
-        if self._statuses:
+        """Tell what begins now, until the first cell that has run is there."""
+        if self._has_run:
             return
         self._bar.update(self._task, description=text)
         if not self._console.is_terminal:
@@ -93,6 +94,8 @@ class RunProgress:
     def finished(self, cells: Sequence[FinishedCell]) -> None:
         """Show cells whose rows are on disk now."""
         self._statuses.update(ended.status for ended in cells)
+        # Rows of cells that cannot run come first, and end no phase.
+        self._has_run = self._has_run or any(ended.attempt > 0 for ended in cells)
         counts = ", ".join(f"{count} {status}" for status, count in self._statuses.most_common())
         is_crowd = len(cells) > MOST_LINES
         done = self._count()
@@ -112,7 +115,9 @@ class RunProgress:
         self._done = done
         if is_crowd and not self._console.is_terminal:
             self._say("so far", counts)
-        self._bar.update(self._task, completed=self._done, description=counts)
+        self._bar.update(self._task, completed=self._done)
+        if self._has_run:
+            self._bar.update(self._task, description=counts)
 
     def notice(self, text: str) -> None:
         """Tell the user."""

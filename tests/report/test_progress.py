@@ -5,7 +5,7 @@ import re
 
 import pytest
 from rich.console import Console
-from stored_cells import failed, finish, make_cell, quality
+from stored_cells import failed, finish, make_cell, never_run, quality
 
 from qb_cluster.report.progress import RunProgress
 from qb_cluster.report.reasons import grouped, reason_lines
@@ -69,6 +69,23 @@ def test_a_terminal_shows_the_phase_then_counts_and_the_time_that_is_left(monkey
     # Ten seconds a look: 27 cells at the pace of this run, whatever earlier ones left.
     hours, minutes, seconds = map(int, left.split(":"))
     assert 27 * 10 / 2 <= 3600 * hours + 60 * minutes + seconds <= 27 * 60
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_rows_of_cells_that_cannot_run_end_no_phase(is_terminal):
+    shown = Shown(is_terminal=is_terminal)
+    with RunProgress(shown.console) as progress:
+        progress.begin(2, iter([0, 1, 2]).__next__)
+        progress.phase("starting Ray")
+        progress.finished([never_run(make_cell("static", "w9a8"), "unsupported", "no kernel")])
+        progress._bar.refresh()
+        assert "1 unsupported" not in shown.text
+        progress.phase("loading models")
+        progress._bar.refresh()
+        assert "loading models" in shown.text
+        progress.finished([ok(4)])
+        progress._bar.refresh()
+    assert is_terminal == ("1 unsupported, 1 ok" in shown.text)
 
 
 def test_a_run_that_cannot_start_leaves_no_bar():
