@@ -7,8 +7,8 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test test-fast nightly lint format bench schema constraints clean
 
 demo: $(STAMP)
-	$(BIN)/qb run sweeps/digits.yaml
-	$(BIN)/qb report runs/digits
+	$(BIN)/qb run sweeps/demo.yaml
+	@$(BIN)/qb report runs/demo
 
 test: $(STAMP)  ## two at a time: those with a real Ray mostly wait
 	$(BIN)/pytest --numprocesses=2 --dist=loadgroup

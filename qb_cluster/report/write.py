@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from qb_cluster.errors import RunFolderError
+from qb_cluster.installation import install_line
 from qb_cluster.report import answer_table, bits_plot
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.answer import answer
@@ -64,5 +65,5 @@ def _picture(found: Analysis, notice: Callable[[str], None]) -> bytes | None:
     try:
         return bits_plot.draw(found.bits)
     except ImportError:
-        notice(f"no {_PICTURE}: matplotlib is not installed; pip install 'qb-cluster[plots]'")
+        notice(f"no {_PICTURE}: matplotlib is not installed; {install_line('plots')}")
         return None

@@ -7,6 +7,7 @@ from stored_cells import latency, make_cell, quality
 
 from qb_cluster.contracts import STATUSES
 from qb_cluster.errors import RunFolderError
+from qb_cluster.installation import install_line
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.document import build
 from qb_cluster.report.write import write_files
@@ -62,7 +63,7 @@ def test_without_matplotlib_the_report_says_how_to_get_the_picture(store, show, 
     path = store(*((cell, quality(cell)) for cell in cells))
     told = []
     show(path, told=told)
-    assert "no bits.svg: matplotlib is not installed; pip install 'qb-cluster[plots]'" in told
+    assert f"no bits.svg: matplotlib is not installed; {install_line('plots')}" in told
     assert "](bits.svg)" not in (path / "report" / "comparison.md").read_text(encoding="utf-8")
 
 
