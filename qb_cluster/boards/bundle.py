@@ -25,7 +25,7 @@ _START: Final = "from qb_cluster.boards.agent.main import main\n\nmain({!r})\n"
 
 # Read by whatever Python the board has, so it must say what is wrong in Python 2.7 too. It takes
 # the size of the agent, the board's folder and the seconds of silence, then the agent by stdin.
-# The folder is locked before `alive` has its name: a neighbour that cleans up can't mistake it.
+# The folder is locked before it has its name: a neighbour that cleans up can't mistake it.
 _BOOTSTRAP: Final = f"""
 import os, sys
 if sys.version_info < (3, 8):
@@ -35,12 +35,13 @@ import fcntl, shutil, tempfile
 size, parent = int(sys.argv[1]), os.path.expanduser(sys.argv[2]) or tempfile.gettempdir()
 folder = ""
 try:
-    folder = tempfile.mkdtemp(prefix="{PREFIX}", dir=parent)
-    new, agent = os.path.join(folder, "new"), os.path.join(folder, "{AGENT}")
-    lock = os.open(new, os.O_WRONLY | os.O_CREAT)
+    folder = tempfile.mkdtemp(prefix=".{PREFIX}", dir=parent)
+    lock = os.open(os.path.join(folder, "{ALIVE}"), os.O_WRONLY | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)
-    os.rename(new, os.path.join(folder, "{ALIVE}"))
+    named = os.path.join(os.path.dirname(folder), os.path.basename(folder)[1:])
+    os.rename(folder, named)
+    folder, agent = named, os.path.join(named, "{AGENT}")
     with open(agent, "wb") as file:
         while size:
             chunk = os.read(0, min(size, 65536))

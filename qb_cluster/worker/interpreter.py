@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from qb_cluster.contracts import Outcome, Task
-from qb_cluster.errors import BoardCrashedError, BoardError, UnsupportedError
+from qb_cluster.errors import BoardCrashedError, BoardError, BoardLostError, UnsupportedError
 from qb_cluster.nodes.code_version import code_version
 
 _LENGTH: Final = struct.Struct(">Q")
@@ -52,7 +52,11 @@ class Interpreter:
 
     @property
     def has_quantbench(self) -> bool:
-        """Whether QuantBench is there; ``run`` refuses one that is not ours."""
+        """Whether QuantBench is there; ``run`` refuses one that is not ours.
+
+        Raises:
+            BoardLostError: that Python did not say so in time; it is asked again the next time.
+        """
         return self._code is not None
 
     @cached_property
@@ -63,7 +67,13 @@ class Interpreter:
             done = subprocess.run(  # noqa: S603  the node's owner names it
                 command, capture_output=True, timeout=_PROBE_S, env=_environment(), check=False
             )
-        except (OSError, subprocess.TimeoutExpired):
+        except subprocess.TimeoutExpired as error:
+            raise BoardLostError(
+                f"{self._python} did not say within {_PROBE_S:g} s whether it has QuantBench; see "
+                "that it starts and this machine is not overloaded, then run the sweep again with "
+                "--rerun failed, or name another in the environments of this node's file"
+            ) from error
+        except OSError:
             return None
         if done.returncode != 0:
             return None
@@ -76,6 +86,7 @@ class Interpreter:
         Raises:
             UnsupportedError: the QuantBench there is not this one.
             BoardError: it cannot be started.
+            BoardLostError: it did not answer in time.
             BoardCrashedError: it died.
         """
         if self._code is not None and _program(self._code) != _program(code_version()):

@@ -9,9 +9,26 @@ from pathlib import Path
 import pytest
 from ssh_server import wait_until
 
+from qb_cluster.boards.agent.private_folder import AGENT, ALIVE, PrivateFolder
 from qb_cluster.boards.bundle import make_bundle, shipped_files, start_command
 
 RUNTIME = "qb_litert.runtime"
+# Before each step of the bootstrap a neighbour cleans up, whose clock is a year ahead.
+NEIGHBOUR = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from qb_cluster.boards.agent.private_folder import PrivateFolder
+clock, within = time.time, []
+time.time = lambda: clock() + 365 * 86400
+def clean(step, arguments):
+    if step in ("os.mkdir", "open", "fcntl.flock", "os.rename", "os.exec") and not within:
+        within.append(step)
+        removed = PrivateFolder(Path(sys.argv[2], "mine")).remove_dead_neighbours()
+        assert not removed, f"{{removed}} before {{step}}"
+        within.clear()
+sys.addaudithook(clean)
+"""
 
 
 def test_equal_sources_give_equal_bytes():
@@ -33,6 +50,22 @@ def test_what_is_shipped_does_with_python_3_8():
     command = [vermin, "-t=3.8-", "--no-tips", *shipped_files(RUNTIME)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_an_agent_that_starts_is_never_taken_for_a_dead_one(tmp_path):
+    command = start_command(sys.executable, 0, str(tmp_path), silence_s=1)
+    command[2] = NEIGHBOUR + command[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (left,) = tmp_path.iterdir()  # an agent of no bytes does nothing, and does not tidy up
+    assert {path.name for path in left.iterdir()} == {ALIVE, AGENT}
+    assert PrivateFolder(tmp_path / "mine").remove_dead_neighbours() == [left.name]
+
+
+def test_a_folder_that_a_dying_agent_removed_by_half_goes_at_once(tmp_path):
+    (tmp_path / "quantbench-half" / "artifacts").mkdir(parents=True)
+    assert PrivateFolder(tmp_path / "mine").remove_dead_neighbours() == ["quantbench-half"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_driver_that_falls_silent_is_taken_for_gone(folder, old_python):

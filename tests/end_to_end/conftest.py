@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,19 @@ class Place:
         )
         self._started.append(process)
         return process
+
+    def hold(self, count=0):
+        """From now on have all wait that quantizes, but the first ``count``, until ``go``."""
+        (self.folder / "hold.new").write_text(str(len(self.log()) + count))
+        (self.folder / "hold.new").rename(self.folder / "hold")
+
+    def go(self):
+        (self.folder / "hold").unlink()
+
+    def interrupt(self, process, number=signal.SIGINT):
+        """Send a signal to a run and wait until it says that it has heard; stderr is a pipe."""
+        process.send_signal(number)
+        next(line for line in process.stderr if "Finishing running cells" in line)
 
     def end(self):
         for process in self._started:

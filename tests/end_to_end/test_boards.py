@@ -132,14 +132,21 @@ def test_a_board_that_is_cut_off_and_crashes_comes_back_and_every_cell_has_its_r
     place, boards, tmp_path
 ):
     text = on(device("alpha", boards[0]), device("beta", boards[1]))
+    folders = tmp_path / "alpha", tmp_path / "beta"
+    for folder in folders:
+        (folder / "hold").touch()
     driver = place.popen("run", place.spec(text), "--out", "out")
-    wait_until(lambda: rows(place) >= 2, 60)
-    (agent,) = agents_of(tmp_path / "alpha")
+    for folder in folders:
+        wait_until((folder / "held").exists)
+    (agent,), (other,) = map(agents_of, folders)
     psutil.Process(agent).parent().kill()  # its SSH session: the network is gone
-    wait_until(lambda: agent not in agents_of(tmp_path / "alpha"), 30)
-    wait_until(lambda: agents_of(tmp_path / "beta"), 30)
-    psutil.Process(agents_of(tmp_path / "beta")[0]).send_signal(signal.SIGSEGV)
+    wait_until(lambda: agent not in agents_of(folders[0]))
+    psutil.Process(other).send_signal(signal.SIGSEGV)
+    for folder in folders:
+        (folder / "hold").unlink()
     assert driver.wait(120) == 0
+    for folder in folders:
+        (folder / "held").unlink()
     results = place.results("out")
     assert len(results) == 2 * 4 * 3
     assert set(results["status"]) == {"ok", "not_applied"}

@@ -34,7 +34,8 @@ devices: [{name: board, labels: {qb/board: sim}}]
 measure: {latency: false}
 """
 SLOW = '[{name: "stranger:NumpyBackend", options: {pause_s: 0.5}}]'
-SLOWER = SLOW.replace("0.5", "1.5")  # three quarters of a minute in all
+SLOWER = SLOW.replace("0.5", "1.5")
+BUSY = SLOW.replace("0.5", "30")  # for minutes
 QUALITY = ["cell_id", "status", "value", "delta", "flips_worse", "sqnr_db", "cosine"]
 
 
@@ -177,15 +178,16 @@ def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster)
     reference = place.qb("run", place.spec(plain, "plain.yaml"), "--out", "plain", "--pool=inline")
     assert reference.returncode == 0, reference.stderr
     first = cluster.add_node(num_cpus=2, labels={"qb/board": "sim"})
+    place.hold(20)
     driver = place.popen(
         "run",
         place.spec(SPEC.replace("[stranger:NumpyBackend]", SLOW)),
         *("--out", "out", "--address", cluster.address),
     )
     wait_for_rows(place, "out", 5)
-    assert driver.poll() is None, "it was over before anything could be killed"
     raylet = psutil.Process(first.all_processes["raylet"][0].process.pid)
     raylet.send_signal(signal.SIGKILL)
+    place.go()
     cluster.add_node(num_cpus=2, labels={"qb/board": "sim"})
     assert driver.wait(timeout=120) == 0
     # Where a cell ran changes its id, and none of its numbers.
@@ -273,20 +275,20 @@ def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(pla
         for name in ("n1", "n2")
     }
 
-    def start(out, *names, bits="[w4]"):
+    def start(out, *names, bits="[w4]", backend=SLOWER):
         entries = ", ".join(f"{{name: {name}, labels: {{qb/board: {name}}}}}" for name in names)
         text = SPEC.replace("[{name: board, labels: {qb/board: sim}}]", f"[{entries}]")
         text = re.sub(r"bits: .*", f"bits: {bits}", text.replace(", static", ""))
-        text = text.replace("[stranger:NumpyBackend]", SLOWER)
-        spec = place.spec(text, f"{out}.yaml")
+        spec = place.spec(text.replace("[stranger:NumpyBackend]", backend), f"{out}.yaml")
         return place.popen("run", spec, "--out", out, "--address", cluster.address)
 
-    long = start("long", "n2", bits=str([f"w{n}" for n in range(3, 17)]).replace("'", ""))
+    bits = str([f"w{n}" for n in range(3, 17)]).replace("'", "")
+    long = start("long", "n2", bits=bits, backend=BUSY)
     wait_for_rows(place, "long", 1)
     start("both", "n1", "n2")
     wait_for_rows(place, "both", 1)
     short = start("short", "n1")
-    assert short.wait(60) == 0
+    assert short.wait(120) == 0
     assert long.poll() is None, "what held the other node was over before"
     place.end()
     for node in nodes.values():
@@ -296,19 +298,21 @@ def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(pla
 def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
     board = {"qb/board": "shared"}
     node = cluster.add_node(num_cpus=2, labels=board, resources={"qb_lock": 1})
-    text = SPEC.replace("sim", "shared").replace("[stranger:NumpyBackend]", SLOWER)
-    run = "run", place.spec(text), "--address", cluster.address, "--out"
-    first = place.popen(*run, "out")
+    run = "run", place.spec(SPEC.replace("sim", "shared")), "--address", cluster.address, "--out"
+    place.hold()
+    first = place.popen(*run, "out", stderr=subprocess.PIPE)
     wait_for_rows(place, "out", 1)
     second = place.popen(*run, "other", stderr=subprocess.PIPE)
     told = next(line for line in second.stderr if "another sweep" in line)
     assert re.search("node '.+' is not free: another sweep uses it, or it is slow to start", told)
     assert rows(place, "other") == 0
-    assert first.poll() is None, "it was over before the second one could wait"
-    first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    place.interrupt(first)
+    place.hold(20)  # enough for what the first one has in hand
+    first.communicate(timeout=60)
+    assert first.returncode == 130
     wait_for_rows(place, "other", 1)
-    second.send_signal(signal.SIGINT)
+    place.interrupt(second)
+    place.go()
     second.communicate(timeout=60)
     assert second.returncode == 130
     cluster.remove_node(node)

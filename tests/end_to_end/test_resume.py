@@ -2,14 +2,18 @@
 
 import json
 import signal
-import time
+import subprocess
 from collections import Counter
 
 import pandas as pd
 import psutil
 import pytest
 from conftest import LATENCY
+from ssh_server import wait_until
 
+from qb_cluster.nodes.cores import usable_cores
+
+THREADS = max(1, len(usable_cores()) // 2)  # so that three workers at most come up anywhere
 SPEC = f"""
 sweep: killed
 models: [stranger:centroids, {{name: "stranger:centroids", label: big, options: {{scale: 10}}}}]
@@ -17,6 +21,7 @@ datasets: [stranger:blobs]
 schemes: [weight_only, static]
 bits: [w8, w7, w6, w5, w4, w3, w8a8, w6a8, w4a8, w4a4]
 backends: [{{name: "stranger:NumpyBackend", options: {{pause_s: 0.15}}}}]
+devices: [{{name: cpu, threads: {THREADS}}}]
 measure: {{latency: {LATENCY}}}
 """
 QUALITY = ["cell_id", "status", "value", "delta", "delta_low", "flips_worse", "sqnr_db", "cosine"]
@@ -43,15 +48,13 @@ def quantized(place):
 
 
 def wait_for_cells(place, out, count):
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
+    def are_there():
         try:
-            if len(durable(place, out)) >= count:
-                return
+            return len(durable(place, out)) >= count
         except FileNotFoundError:
-            pass  # the driver has not made the folder yet
-        time.sleep(0.05)
-    raise AssertionError(f"{count} cells did not come")
+            return False  # the driver has not made the folder yet
+
+    wait_until(are_there, 90)
 
 
 @pytest.mark.ray
@@ -62,6 +65,7 @@ def test_kill_nine_of_the_driver_and_a_second_run_give_the_undisturbed_table(pla
     quantized_once = quantized(place)
     (place.folder / "log.txt").unlink()
 
+    place.hold(12)
     driver = place.popen("run", spec, "--out", "out")
     wait_for_cells(place, "out", 6)
     workers = [
@@ -71,10 +75,11 @@ def test_kill_nine_of_the_driver_and_a_second_run_give_the_undisturbed_table(pla
     ]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=60)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
     on_disk = durable(place, "out") - baselines(place)
     ran_before = quantized(place)
+    place.go()
 
     done = place.qb("run", spec, "--out", "out")
     assert done.returncode == 0, done.stderr
@@ -97,10 +102,13 @@ def test_kill_nine_of_the_driver_and_a_second_run_give_the_undisturbed_table(pla
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_finishes_what_runs_and_exits_130(place, number):
     spec = place.spec(SPEC)
-    driver = place.popen("run", spec, "--out", "out")
+    place.hold(6)
+    driver = place.popen("run", spec, "--out", "out", stderr=subprocess.PIPE)
     wait_for_cells(place, "out", 3)
-    driver.send_signal(number)
-    assert driver.wait(timeout=60) == 130
+    place.interrupt(driver, number)
+    place.go()
+    driver.communicate(timeout=60)
+    assert driver.returncode == 130
     # Whatever a worker had begun is on disk: nothing is begun twice.
     on_disk = durable(place, "out") - baselines(place)
     assert sum(quantized(place).values()) == len(on_disk)
@@ -109,14 +117,15 @@ def test_an_interrupt_finishes_what_runs_and_exits_130(place, number):
 
 @pytest.mark.ray
 def test_a_second_interrupt_stops_at_once_and_loses_nothing_finished(place):
-    spec = place.spec(SPEC.replace("pause_s: 0.15", "pause_s: 20"))
-    driver = place.popen("run", spec, "--out", "out")
-    wait_for_cells(place, "out", 2)  # both baselines; the next stages sleep
+    place.hold()
+    driver = place.popen("run", place.spec(SPEC), "--out", "out", stderr=subprocess.PIPE)
+    wait_for_cells(place, "out", 2)  # both baselines; the next stages never end
+    place.interrupt(driver)
+    with pytest.raises(subprocess.TimeoutExpired):  # it waits for what runs
+        driver.wait(1)
     driver.send_signal(signal.SIGINT)
-    time.sleep(1)
-    assert driver.poll() is None, "it did not wait for what runs"
-    driver.send_signal(signal.SIGINT)
-    assert driver.wait(timeout=15) == 130
+    driver.communicate(timeout=60)
+    assert driver.returncode == 130
     assert len(durable(place, "out")) == 2
 
 

@@ -78,7 +78,7 @@ def write(place, name, data):
 def take_away_lock(folder):
     """Delete the lock of a folder; again if its keeper was just rewriting it."""
     (keeper,) = (thread for thread in threading.enumerate() if thread.name == "qb-lock")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while keeper.is_alive():
         assert time.monotonic() < deadline, "its holder does not notice"
         for name in folder.names(".lock"):

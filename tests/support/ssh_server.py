@@ -15,7 +15,7 @@ from qb_cluster.contracts import SshBoard
 SSHD = "/usr/sbin/sshd"
 
 
-def wait_until(is_so, seconds=10.0):
+def wait_until(is_so, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "it did not come true"

@@ -15,7 +15,7 @@ from ssh_server import wait_until
 from worker_stubs import FLOAT
 
 from qb_cluster.contracts import Ref, Task
-from qb_cluster.errors import UnsupportedError
+from qb_cluster.errors import BoardLostError, UnsupportedError
 from qb_cluster.nodes.code_version import code_version
 from qb_cluster.worker import interpreter
 from qb_cluster.worker.interpreter import Interpreter
@@ -89,6 +89,21 @@ def test_what_prints_nothing_is_no_python_with_quantbench(tmp_path):
     assert not Interpreter(Path("/bin/true"), str(tmp_path)).has_quantbench
 
 
+def test_one_that_does_not_answer_in_time_is_told_and_asked_again(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o755)
+    there = Interpreter(python, str(tmp_path / "artifacts"))
+    with monkeypatch.context() as patch:
+        patch.setattr(interpreter, "_PROBE_S", 0.1)
+        with pytest.raises(BoardLostError, match=rf"{python} did not say within 0.1 s .*--rerun"):
+            there.run(task())
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    outcome = there.run(task())
+    there.close()
+    assert outcome.status == "ok", outcome.error
+
+
 def test_the_same_quantbench_runs_there(other, installed, tmp_path):
     python, packages = other
     copy_quantbench(packages)
@@ -154,12 +169,12 @@ def test_a_killed_driver_leaves_no_worker_in_the_middle_of_a_stage(tmp_path):
     command = [sys.executable, "-c", DRIVER, tmp_path / "artifacts", tmp_path / "task"]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": paths}) as driver:
         try:
-            wait_until((tmp_path / "pid").exists, seconds=60)
+            wait_until((tmp_path / "pid").exists)
         finally:
             driver.kill()
     worker = int((tmp_path / "pid").read_text())
     try:
-        wait_until(lambda: not psutil.pid_exists(worker), seconds=5)
+        wait_until(lambda: not psutil.pid_exists(worker), seconds=30)
     finally:
         if psutil.pid_exists(worker):
             os.kill(worker, 9)

@@ -6,19 +6,17 @@ import contextlib
 import fcntl
 import os
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "quantbench-"
+"""Of its name, which it has only once ``ALIVE`` is there and locked."""
 AGENT = "agent.pyz"
 """The agent in its folder, which its command line names."""
 ALIVE = "alive"
-"""A file in the folder that its agent holds locked from before it has this name."""
-
-_NEW_S = 60.0
+"""A file in the folder that its agent holds locked as long as it lives."""
 
 
 class PrivateFolder:
@@ -52,8 +50,8 @@ class PrivateFolder:
 def _is_dead(folder: Path) -> bool:
     try:
         descriptor = os.open(folder / ALIVE, os.O_RDONLY)
-    except FileNotFoundError:  # made a moment ago, or its maker died right there
-        return time.time() - folder.stat().st_mtime > _NEW_S
+    except FileNotFoundError:  # half removed: it was there before the folder had its name
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
