@@ -13,7 +13,7 @@ Unit = Literal["pt", "%", ""]
 
 _WHOLE: Final = 100.0  # points, or percent
 _FORM: Final = re.compile(r"([+-]?[0-9.]+(?:e[+-]?[0-9]+)?) *(pt|pts|points?|%)?", re.IGNORECASE)
-_HOW: Final = "write 1 pt (percentage points), 1 % (of the float model's value), or null for none"
+_HOW: Final = "write 1 pt (percentage points) or 1 % (of the float model's value)"
 
 
 @dataclass(frozen=True, slots=True)

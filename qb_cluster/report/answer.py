@@ -91,10 +91,12 @@ def kind(row: Row) -> str:
 
 
 def best(group: Group, count: int) -> list[Row]:
-    """Choose rows of a group, best first: the Pareto front, then the best of the rest."""
+    """Choose rows, best first: those of the headline, the Pareto front, then the rest."""
+    named = [row["cell_id"] for row in (group.fastest, group.smallest) if row is not None]
     order = sorted(
         range(len(group.rows)),
         key=lambda at: (
+            group.rows[at]["cell_id"] not in named,
             not group.rows[at]["pareto"] or kind(group.rows[at]) in _NEVER_PREFERRED,
             at,
         ),

@@ -201,7 +201,9 @@ def _after(answer: Answer, shown: Sequence[tuple[Group, list[Row]]]) -> Iterator
     ids = {row["cell_id"] for _, rows in shown for row in rows}
     left = [row for group in answer.groups for row in group.rows if row["cell_id"] not in ids]
     if left:
-        yield f"{len(left):,} more: {counted(left)}: --full"
+        of = len(answer.groups) - max(len(shown), min(len(answer.groups), MOST_GROUPS))
+        models = f", those of {of:,} more models or devices among them" if of > 0 else ""
+        yield f"{len(left):,} more{models}: {counted(left)}: --full"
     yield from answer.notes
 
 

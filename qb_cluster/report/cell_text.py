@@ -157,7 +157,8 @@ def cell(row: Row) -> str:
     if row["execution"] == "simulated":
         return "\n".join([*lines, "sim"])
     if row["size_ratio"] is not None:
-        lines.append(f"size {times(row['size_ratio'])}{_stored(row)}")
+        smaller = short_size(row["size_ratio"]).removesuffix(" smaller")
+        lines.append(f"size {smaller}{_stored(row)}")
     return "\n".join([*lines, *_speed(row)])
 
 

@@ -186,7 +186,7 @@ def _legend(found: Analysis) -> Iterator[str]:
         "neither; partial: the cell quantized only a part of the model, so it has no verdict"
     )
     yield "flips: examples right in float and wrong quantized (lost), and the reverse (gained)"
-    yield "size: float bytes ÷ quantized bytes"
+    yield "size: so many times smaller than the float artifact, unless it says larger"
     yield (
         f"last line: speed against float, ± half of its {levels} interval; same speed is within "
         f"2 %, ? is undecided, {cell_text.FLAG} marks a timing with a flag (column latency_flags)"

@@ -5,7 +5,7 @@ It changes no cell: a sweep with another tolerance runs nothing again.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from qb_cluster.contracts.tolerance import SHARES, USUAL, Tolerance
 from qb_cluster.spec.match import AXES, Axis, Match
@@ -82,6 +82,8 @@ class Judgement:
             )
             for rule in found["rules"]
         )
+        if found["adjust"] not in get_args(Adjust):
+            raise ValueError(f"'{found['adjust']}' is no adjustment")
         labels = (frozenset(found[name]) for name in ("shares", "integer_activations"))
         return cls(rules, found["adjust"], *labels)
 

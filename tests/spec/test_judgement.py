@@ -80,7 +80,7 @@ def test_a_tolerance_changes_no_cell(load, spec_text):
         ("tolerance: 100 pt", "a tolerance of 100 pt would accept any loss"),
         ("tolerance: 250 %", "would accept any loss"),
         ("tolerance: .inf", "is no finite number"),
-        ("tolerance: 1 dB", "'1 dB' is not a tolerance; write 1 pt (percentage points), 1 %"),
+        ("tolerance: 1 dB", "'1 dB' is not a tolerance; write 1 pt (percentage points) or 1 %"),
         ("tolerance: 1.2.3 pt", "'1.2.3 pt' is not a tolerance"),
         ("tolerance: true", "true is not a tolerance"),
         ("tolerance: [1 pt]", "is not a tolerance"),
