@@ -1,26 +1,52 @@
 """The two streams of `qb`: data on stdout, everything said to people on stderr."""
 
+import codecs
 import io
 import os
 import sys
 from pathlib import Path
-from typing import TextIO
+from typing import Final, TextIO
 
 from rich.console import Console
+
+_ALIKE: Final = "qb_cluster.alike"
+_PLAIN: Final = {
+    "×": "x",
+    "µ": "u",
+    "Δ": "D",
+    "★": "*",
+    "†": "+",
+    "·": "-",
+    "–": "-",
+    "─": "-",
+    "÷": "/",
+    "…": "..",
+    "±": "+-",
+}
 
 
 def prepare_streams() -> None:
     """Let nothing that is printed be an error of the stream it is printed to.
 
-    A character that the stream's encoding lacks becomes ``?``, and a closed stream swallows all.
+    A character that the stream's encoding lacks becomes one that reads alike, else ``?``, and a
+    closed stream swallows all.
     """
+    codecs.register_error(_ALIKE, _read_alike)
     if sys.stdout is None:
         sys.stdout = _nowhere()
     if sys.stderr is None:
         sys.stderr = _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors=_ALIKE)
+
+
+def _read_alike(error: UnicodeError) -> tuple[str, int]:
+    """Replace what cannot be encoded; an error handler of ``codecs``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(character, "?") for character in lacking), error.end
 
 
 def output() -> Console:

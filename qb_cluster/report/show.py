@@ -113,7 +113,10 @@ def _print(found: Analysis, cells: pd.DataFrame, console: Console, wish: Wish) -
         return
     if wish.format == "json":
         structure = _as_json(answer(found, cells), chosen)
-        _plain(console, json.dumps(structure, ensure_ascii=False, indent=2) + "\n")
+        _plain(
+            console,
+            json.dumps(structure, ensure_ascii="utf" not in console.encoding, indent=2) + "\n",
+        )
         return
     if wish.columns is not None:
         style = "github" if wish.format == "md" else "plain"

@@ -309,6 +309,10 @@ def test_a_stream_that_speaks_ascii_alone_is_no_error(run, options):
     done = qb("report", run, *options, env={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0, done.stderr
     assert b"digits-cnn on digits" in done.stdout
+    if "json" in options:
+        assert b"?" not in done.stdout, "an escape loses nothing"
+    else:
+        assert b"x faster" in done.stdout
     assert done.stdout.isascii()
     assert b"Traceback" not in done.stderr
 
