@@ -111,9 +111,22 @@ _COLUMNS: Final = (
         "speedup",
         drop=0,
     ),
+    _measured(lambda _: "p\n1-sided", lambda row, _: _p(row["p_verdict"]), "p_verdict", drop=7),
+    _measured(lambda _: "p\nadjusted", lambda row, _: _p(row["p_adjusted"]), "p_adjusted", drop=6),
+    _measured(
+        lambda _: "n\nneeded",
+        lambda row, _: f"{row['examples_needed']:,}",
+        "examples_needed",
+        drop=5,
+    ),
     _Column(lambda _: "\nverdict", lambda row, _: kind(row), justify="left"),
 )
+_EXTRA: Final = 5  # columns with this `drop` or more are there where there is room, else unsaid
 _NAME: Final = 0  # the column that is folded where even the last one dropped is not enough
+
+
+def _p(number: float) -> str:
+    return f"{number:.4f}" if number >= 5e-5 else "<0.0001"
 
 
 def _in_points(rows: Sequence[Row]) -> bool:
@@ -217,7 +230,8 @@ def _fitting(rows: Sequence[Row], width: int) -> tuple[list[_Column], list[_Colu
             break
         last = max(candidates, key=lambda column: column.drop)
         fitting.remove(last)
-        dropped.append(last)
+        if last.drop < _EXTRA:
+            dropped.append(last)
     return fitting, dropped
 
 
