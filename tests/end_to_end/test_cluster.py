@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pandas as pd
@@ -61,10 +60,7 @@ def rows(place, out):
 
 
 def wait_for_rows(place, out, count):
-    deadline = time.monotonic() + 60
-    while rows(place, out) < count:
-        assert time.monotonic() < deadline, f"{count} rows did not come"
-        time.sleep(0.05)
+    wait_until(lambda: rows(place, out) >= count, 150)  # a busy machine starts workers for long
 
 
 def test_a_device_that_no_node_has_is_refused_before_anything_runs(place, cluster):
@@ -189,7 +185,7 @@ def test_nodes_die_and_join_and_the_table_is_the_undisturbed_one(place, cluster)
     raylet.send_signal(signal.SIGKILL)
     place.go()
     cluster.add_node(num_cpus=2, labels={"qb/board": "sim"})
-    assert driver.wait(timeout=120) == 0
+    assert driver.wait(timeout=180) == 0
     # Where a cell ran changes its id, and none of its numbers.
     numbers = [name for name in QUALITY if name != "cell_id"]
     keys = ["model", "scheme", "bits"]

@@ -54,7 +54,7 @@ def wait_for_cells(place, out, count):
         except FileNotFoundError:
             return False  # the driver has not made the folder yet
 
-    wait_until(are_there, 90)
+    wait_until(are_there, 150)
 
 
 @pytest.mark.ray
