@@ -13,8 +13,8 @@ from stored_cells import failed, finish, latency, layer, make_cell, never_run, q
 
 from qb_cluster.contracts import Content
 from qb_cluster.errors import RunFolderError
+from qb_cluster.report import show_report
 from qb_cluster.report.agreement import agreement
-from qb_cluster.report.write import write_report
 from qb_cluster.storage import StorageError
 from qb_cluster.storage import open_folder as folder_of
 from qb_cluster.storage.object_folder import ObjectFolder
@@ -202,7 +202,10 @@ def test_cells_of_a_damaged_part_run_again_and_what_they_left_elsewhere_is_repla
 def test_a_report_is_written_beside_the_results(place, console):
     with open_folder(place) as run:
         run.commit_cells([whole(BASELINE), whole(CELL)])
-    files = write_report(place, console)
+    told = []
+    show_report(place, console, told.append)
+    files = [line.removeprefix("wrote ") for line in told if line.startswith("wrote ")]
+    assert files
     assert sorted(file.rpartition("/")[2] for file in files) == names(place, "report")
     assert "digits-cnn" in folder_of(place).read("report/comparison.md").decode()
 
