@@ -155,18 +155,21 @@ def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | Non
 
 def _lines(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Cut cells of one scheme into lines in which one number varies, and name the others."""
-    weights, activations = group["weight_bits"], group["activation_bits"]
+    # As NumPy's: most of the masks below are thrown away again.
+    weights, activations = (
+        group[name].to_numpy(np.int64) for name in ("weight_bits", "activation_bits")
+    )
     is_float = activations == _FLOAT_BITS
     lines = [
         ("", is_float, "weight_bits"),
         ("w = a", ~is_float & (weights == activations), "weight_bits"),
         *(
             (f"a{width}", activations == width, "weight_bits")
-            for width in sorted(activations[~is_float].unique())
+            for width in np.unique(activations[~is_float])
         ),
         *(
             (f"w{width}", ~is_float & (weights == width), "activation_bits")
-            for width in sorted(weights[~is_float].unique())
+            for width in np.unique(weights[~is_float])
         ),
     ]
     for which, rows, varied in lines:
