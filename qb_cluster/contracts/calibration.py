@@ -25,3 +25,25 @@ class Calibration:
     seed: int = 0
     observer: ObserverName = "minmax"
     percentile: float = 99.99
+
+
+def calibration_label(calibration: Calibration | None) -> str:
+    """Give what rules and tables call a calibration.
+
+    The observer, with its percentile where it has one, and whatever is not the default:
+    ``minmax``, ``percentile[99.9]``, ``mse[samples=32,seed=1]``. ``none`` where there is none.
+    """
+    if calibration is None:
+        return "none"
+    usual = Calibration()
+    details = [
+        f"{name}={value}"
+        for name, value, default in (
+            ("samples", calibration.samples, usual.samples),
+            ("seed", calibration.seed, usual.seed),
+        )
+        if value != default
+    ]
+    if calibration.observer == "percentile":
+        details.insert(0, repr(calibration.percentile).removesuffix(".0"))
+    return calibration.observer + (f"[{','.join(details)}]" if details else "")

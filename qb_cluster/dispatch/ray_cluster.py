@@ -54,6 +54,13 @@ class Node:
             for device in devices
         )
 
+    def workers(self, threads: int, *, on_gpus: bool, on_cpus: bool) -> tuple[int, int]:
+        """Say how many workers of so many threads it has room for: with a GPU, and without."""
+        shares = self.cores // threads
+        with_gpu = min(self.gpus, shares) if on_gpus else 0
+        # At least one without, or their cells would wait for ever.
+        return with_gpu, max(min(1, shares), shares - with_gpu) if on_cpus else 0
+
 
 class RayCluster:
     """A connection to Ray.

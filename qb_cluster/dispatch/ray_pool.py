@@ -109,8 +109,7 @@ class RayPool:
         self._artifacts = artifacts
         self._make_runner = make_runner
         self._boards = dict(boards or {})
-        self._gpu_workers = gpu_workers
-        self._cpu_workers = cpu_workers
+        self._kinds = {"on_gpus": gpu_workers, "on_cpus": cpu_workers}
         self._devices = devices
         self._owner = Owner(uuid.uuid4().hex, who)
         self._import_paths = list(import_paths)
@@ -276,17 +275,17 @@ class RayPool:
         on_nodes = [actor for actor in self._actors.values() if actor.board is None]
         self._locks.give_back_idle(wanted, {a.node.node_id for a in on_nodes if a.calls}, now)
         taken = self._locks.take(wanted, now)
-        events: list[Event] = list(taken.waiting)
         if taken.waiting:  # patience with workers begins when others are done
             self._last_up = now
         for name, reason in self._locks.failed.items():
             if name not in self._given_up:
                 self._given_up[name] = f"on host '{self._nodes[name].host}': {reason}"
                 _LOG.warning("workers do not come up %s; none are started", self._given_up[name])
+        events: list[Event] = [*taken.waiting]
         for worker, actor in list(self._actors.items()):
             if actor.board is None and actor.node.node_id in taken.lost:
-                host = actor.node.host
-                events += self._lose(worker, "node_lost", f"the lock of host '{host}' is gone")
+                message = f"the lock of host '{actor.node.host}' is gone"
+                events += self._lose(worker, "node_lost", message)
         return events
 
     def _fill(self) -> None:
@@ -294,11 +293,8 @@ class RayPool:
         for node in self._nodes.values():
             is_ours = node.can_be(self._devices) and self._locks.is_ours(node)
             if is_ours and node.node_id not in self._given_up:
-                shares = node.cores // self._threads
-                with_gpu = min(node.gpus, shares) if self._gpu_workers else 0
-                # At least one without, or their cells would wait for ever.
-                without = max(min(1, shares), shares - with_gpu) if self._cpu_workers else 0
-                for gpus, wanted in ((1, with_gpu), (0, without)):
+                room = node.workers(self._threads, **self._kinds)
+                for gpus, wanted in zip((1, 0), room, strict=True):
                     for _ in range(wanted - workers[node.node_id, gpus]):
                         self._spawn(node, gpus=gpus)
         for board in self._boards:
@@ -390,8 +386,7 @@ class RayPool:
         self._failed_starts[actor.place] += 1
         if self._failed_starts[actor.place] < MOST_FAILED_STARTS:
             return []
-        where = f"on host '{actor.node.host}'"
-        return self._give_up(actor, f"{where}: {message} (log: {actor.log})")
+        return self._give_up(actor, f"on host '{actor.node.host}': {message} (log: {actor.log})")
 
     def _give_up(self, actor: RayWorker, reason: str) -> list[Event]:
         if actor.place in self._given_up:

@@ -26,18 +26,10 @@ from typing import Final, NamedTuple, TypeVar
 
 from qb_cluster.catalog.model import ModelKind
 from qb_cluster.contracts import Cell, Device, Ref
+from qb_cluster.contracts.match import Axis
 from qb_cluster.plan.identity import GroupIdentity
 from qb_cluster.plan.template import Template, template
-from qb_cluster.spec import (
-    Axis,
-    NamedBackend,
-    SweepSpec,
-    kind_of,
-    label_of,
-    not_installed,
-    on_gpu,
-    takes,
-)
+from qb_cluster.spec import NamedBackend, SweepSpec, kind_of, label_of, not_installed, on_gpu, takes
 from qb_cluster.spec.document import parse
 
 _TEMPLATES: Final = 256  # kept at once: groups of one model share nearly all of theirs

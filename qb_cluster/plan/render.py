@@ -9,7 +9,8 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from qb_cluster.contracts import Calibration, Cell, Latency
-from qb_cluster.spec import calibration_label, label_of
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.spec import label_of
 
 _HEADING: Final = (
     "cell_id",

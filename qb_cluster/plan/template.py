@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 
 from qb_cluster.catalog.model import ModelKind
 from qb_cluster.contracts import Bits, Calibration, Execution, Measure, Ref
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.contracts.match import Match
 from qb_cluster.plan.identity import Inner, fragment
 from qb_cluster.plan.simulator import simulator
 from qb_cluster.spec import (
-    Match,
     NamedBackend,
     NamedScheme,
     Override,
@@ -18,7 +19,6 @@ from qb_cluster.spec import (
     Resolution,
     Settings,
     SweepSpec,
-    calibration_label,
     effective,
     resolve,
 )

@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.errors import RunFolderError
 from qb_cluster.report.agreement import agreement
 from qb_cluster.report.bits import BitSeries, bit_series
 from qb_cluster.report.comparison import compare
 from qb_cluster.report.devices import devices
 from qb_cluster.report.sensitivity import sensitivity
-from qb_cluster.spec import Judgement
 from qb_cluster.store.reading import StoredRun
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report import verdicts
 from qb_cluster.report.pareto import pareto_front
-from qb_cluster.spec import Judgement
 
 FLOAT: Final = "float"
 """The scheme of a baseline."""

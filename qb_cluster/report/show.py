@@ -11,6 +11,7 @@ import pandas as pd
 from rich.console import Console
 from tabulate import tabulate
 
+from qb_cluster.contracts.judgement import EVERY_CELL, Adjust, Judgement, ToleranceRule
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.errors import QueryError, RunFolderError
 from qb_cluster.report import answer_table, query
@@ -20,8 +21,6 @@ from qb_cluster.report.document import build
 from qb_cluster.report.records import records
 from qb_cluster.report.render import escaped, to_terminal
 from qb_cluster.report.write import write_files
-from qb_cluster.spec import Judgement
-from qb_cluster.spec.judgement import EVERY_CELL, Adjust, ToleranceRule
 from qb_cluster.store.reading import StoredRun, read_run
 
 Format = Literal["table", "md", "csv", "json"]

@@ -10,10 +10,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qb_cluster.contracts import Calibration
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.contracts.judgement import Judgement
+from qb_cluster.contracts.match import Axis
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.evaluation import noninferiority as tests
 from qb_cluster.report.records import Row, records
-from qb_cluster.spec import Axis, Judgement, calibration_label
 
 WHOLE_SHARE: Final = 0.9
 """A cell that quantized less of what its scheme is for is no proof of the scheme."""

@@ -1,9 +1,7 @@
 """YAML to a validated sweep spec."""
 
 from qb_cluster.spec.entries import named_backend, named_scheme
-from qb_cluster.spec.judgement import Judgement
 from qb_cluster.spec.load import load_spec
-from qb_cluster.spec.match import Axis, Match
 from qb_cluster.spec.schema import json_schema
 from qb_cluster.spec.support import (
     Resolution,
@@ -23,15 +21,11 @@ from qb_cluster.spec.sweep import (
     Requested,
     Settings,
     SweepSpec,
-    calibration_label,
     effective,
     label_of,
 )
 
 __all__ = [
-    "Axis",
-    "Judgement",
-    "Match",
     "NamedBackend",
     "NamedScheme",
     "Override",
@@ -41,7 +35,6 @@ __all__ = [
     "Settings",
     "SweepSpec",
     "ask_support",
-    "calibration_label",
     "effective",
     "extra_of",
     "json_schema",

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Device, Ref, Scheme, SshBoard
+from qb_cluster.contracts.match import AXES, Axis
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.device_keys import ACCELERATOR, DEVICES, DeviceKeys, SshKeys, unknown_device
 from qb_cluster.spec.document import Document, Location, Problem
-from qb_cluster.spec.match import AXES, Axis
 from qb_cluster.spec.schema import NamedKeys, label_for
 from qb_cluster.spec.sweep import (
     Entry,

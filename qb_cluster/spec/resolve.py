@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from qb_cluster.catalog.plugins import nearest
 from qb_cluster.contracts import Bits, Calibration, Measure
+from qb_cluster.contracts.judgement import EVERY_CELL, Judgement, ToleranceRule
+from qb_cluster.contracts.match import AXES, Axis, Match
 from qb_cluster.contracts.tolerance import SHARES
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.device_keys import DeviceKeys
 from qb_cluster.spec.document import Document, Location, spec_error
 from qb_cluster.spec.entries import Entries, ref_of
-from qb_cluster.spec.judgement import EVERY_CELL, Judgement, ToleranceRule
 from qb_cluster.spec.keys import Keys
-from qb_cluster.spec.match import AXES, Axis, Match
 from qb_cluster.spec.rules import misfits, why_nothing
 from qb_cluster.spec.schema import (
     CalibrationKeys,

@@ -7,15 +7,15 @@ from typing import Final
 
 from qb_cluster.catalog.plugins import nearest
 from qb_cluster.contracts import Bits, Calibration
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.contracts.match import Axis, Match, pattern_matches
 from qb_cluster.spec.document import Location
-from qb_cluster.spec.match import Axis, Match, pattern_matches
 from qb_cluster.spec.support import kind_of, not_installed, resolve, takes
 from qb_cluster.spec.sweep import (
     SHOWN_EXECUTIONS,
     Change,
     NamedScheme,
     Product,
-    calibration_label,
     effective,
     label_of,
 )

@@ -24,12 +24,12 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Calibration, Latency, Measure, ObserverName
+from qb_cluster.contracts.judgement import Adjust
+from qb_cluster.contracts.match import Axis
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.errors import PlugInError
 from qb_cluster.spec.device_keys import DeviceName, IncludedDevice
-from qb_cluster.spec.judgement import Adjust
 from qb_cluster.spec.keys import LONGEST_LABEL, NAME, Keys, OneOrMore, ZeroOrMore, form
-from qb_cluster.spec.match import Axis
 from qb_cluster.spec.sweep import Requested
 
 TOLERANCE_PATTERN: Final = (

@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from qb_cluster.contracts import Backend, Bits, Calibration, Device, Latency, Measure, Ref, Scheme
-from qb_cluster.spec.judgement import Judgement
-from qb_cluster.spec.match import Axis, Match
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.contracts.judgement import Judgement
+from qb_cluster.contracts.match import Axis, Match
 
 Requested = Literal["auto", "native", "simulated"]
 """``auto`` is native where the backend can, else simulated."""
 
 SHOWN_EXECUTIONS: Final = ("native", "simulated", "unsupported")
 """What rules match on the axis ``execution``: what the plan shows, not what was asked for."""
-UNCALIBRATED: Final = "none"
-"""What rules match on the axis ``calibration`` for cells whose scheme needs none."""
-
-
-_USUAL: Final = Calibration()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,32 +56,11 @@ def label_of(entry: Entry) -> str:
             return str(entry)
 
 
-def calibration_label(calibration: Calibration | None) -> str:
-    """Give what rules and tables call a calibration.
-
-    The observer, with its percentile where it has one, and whatever is not the default:
-    ``minmax``, ``percentile[99.9]``, ``mse[samples=32,seed=1]``. ``none`` where there is none.
-    """
-    if calibration is None:
-        return UNCALIBRATED
-    details = [
-        f"{name}={value}"
-        for name, value, usual in (
-            ("samples", calibration.samples, _USUAL.samples),
-            ("seed", calibration.seed, _USUAL.seed),
-        )
-        if value != usual
-    ]
-    if calibration.observer == "percentile":
-        details.insert(0, repr(calibration.percentile).removesuffix(".0"))
-    return calibration.observer + (f"[{','.join(details)}]" if details else "")
-
-
 def effective(calibration: Calibration) -> Calibration:
     """Forget the percentile of an observer that has no use for it."""
     if calibration.observer == "percentile":
         return calibration
-    return replace(calibration, percentile=_USUAL.percentile)
+    return replace(calibration, percentile=Calibration().percentile)
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class RunFolder:
         latest = {
             entry.outcome.cell_id: entry
             for entry in finished
-            if self._journaled.get(entry.outcome.cell_id) != entry.outcome.started_at
+            if not self._is_journaled(entry.outcome)
         }
         rows = [journal.to_row(entry) for entry in latest.values()]
         outcomes = [entry.outcome for entry in latest.values()]
@@ -195,19 +195,10 @@ class RunFolder:
         if len(set(ids)) < len(ids):
             twice = sorted({cell_id for cell_id in ids if ids.count(cell_id) > 1})
             raise ValueError(f"cells have two rows in one commit: {twice}")
-        fresh = [
-            outcome
-            for ended in finished
-            for outcome in ended.outcomes
-            if self._journaled.get(outcome.cell_id) != outcome.started_at
-        ]
         outcomes = [outcome for ended in finished for outcome in ended.outcomes]
         again = [cell_id for cell_id in ids if self._has_rows(cell_id)]
-        journaled = {
-            outcome.cell_id
-            for outcome in outcomes
-            if self._journaled.get(outcome.cell_id) == outcome.started_at
-        }
+        journaled = {outcome.cell_id for outcome in outcomes if self._is_journaled(outcome)}
+        fresh = [outcome for outcome in outcomes if not self._is_journaled(outcome)]
         stale = [cell_id for cell_id in again if cell_id not in journaled]
         self._commit(
             "results",
@@ -301,6 +292,9 @@ class RunFolder:
 
     def _has_rows(self, cell_id: str) -> bool:
         return cell_id in self._finished or cell_id in self._journaled or cell_id in self._strays
+
+    def _is_journaled(self, outcome: Outcome) -> bool:
+        return self._journaled.get(outcome.cell_id) == outcome.started_at
 
     def _record_spec(self, sweep: str, spec_text: str, spec_digest: str) -> None:
         self._write_once(

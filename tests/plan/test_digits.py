@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from qb_cluster.contracts.calibration import calibration_label
 from qb_cluster.plan import check_size, expand
-from qb_cluster.spec import calibration_label, label_of, load_spec
+from qb_cluster.spec import label_of, load_spec
 
 ROOT = Path(__file__).parents[2]
 DIGITS = ROOT / "sweeps" / "digits.yaml"

@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qb_cluster.contracts import Calibration, ObserverName
+from qb_cluster.contracts.calibration import calibration_label
 from qb_cluster.plan import expected_size
-from qb_cluster.spec import calibration_label, label_of
+from qb_cluster.spec import label_of
 
 AXES = {
     "model": ["json:m1", "json:m2", "json:m3"],

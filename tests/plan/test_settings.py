@@ -1,8 +1,8 @@
 """Overrides, and which float baseline a cell is compared with."""
 
 from qb_cluster.contracts import Latency
+from qb_cluster.contracts.calibration import calibration_label
 from qb_cluster.plan import expected_size
-from qb_cluster.spec import calibration_label
 
 
 def by_bits(cells, model="stub_plugins:small"):

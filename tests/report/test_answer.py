@@ -2,9 +2,9 @@ import pytest
 from stored_cells import failed, latency, make_cell, quality
 
 from qb_cluster.contracts import Calibration, Device, Measure, Ref
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.answer import NAME, answer, best, counted, kind
-from qb_cluster.spec import Judgement
 from qb_cluster.store.reading import read_run
 
 GOOD, BAD, UNCLEAR = (0, 0), (300, 0), (20, 0)

@@ -9,12 +9,12 @@ from rich.console import Console
 from stored_cells import failed, latency, make_cell, quality, results_frame
 
 from qb_cluster.contracts import Device
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.agreement import COLUMNS as NO_AGREEMENT
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.answer import answer
 from qb_cluster.report.answer_table import LEGEND, MOST_GROUPS, to_markdown, to_terminal
 from qb_cluster.report.comparison import compare
-from qb_cluster.spec import Judgement
 from qb_cluster.storage import open_folder
 from qb_cluster.store.reading import StoredRun
 

@@ -5,8 +5,8 @@ import pytest
 from stored_cells import failed, latency, make_cell, quality
 
 from qb_cluster.contracts import STATUSES, Measure, Ref
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.comparison import COLUMNS, compare
-from qb_cluster.spec import Judgement
 from qb_cluster.store.reading import read_results
 
 BASELINE, CELL = make_cell(None), make_cell("static", "w8a8")

@@ -5,12 +5,12 @@ import pytest
 from stored_cells import failed, latency, make_cell, quality
 
 from qb_cluster.contracts import Device
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.agreement import agreement
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.comparison import compare
 from qb_cluster.report.devices import COLUMNS, devices
 from qb_cluster.report.document import build
-from qb_cluster.spec import Judgement
 from qb_cluster.store.reading import read_results, read_run
 
 CPU, PI = Device("cpu", 1), Device("pi", 4)

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stored_cells import failed, latency, make_cell, quality, results_frame
 
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.comparison import compare
 from qb_cluster.report.pareto import GROUP, pareto_front
-from qb_cluster.spec import Judgement
 
 
 def front(*cells, competes=None, **groups):

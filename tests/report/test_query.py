@@ -4,10 +4,10 @@ import pandas as pd
 import pytest
 from stored_cells import failed, latency, make_cell, quality, results_frame
 
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.errors import QueryError
 from qb_cluster.report.comparison import compare
 from qb_cluster.report.query import in_order_of, some_columns, where
-from qb_cluster.spec import Judgement
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def markdown_rows(text):
 
 
 def test_markdown_is_a_table_whatever_is_in_it(run, show):
-    assert set(markdown_rows(show(run, format="md"))) == {9}
+    assert set(markdown_rows(show(run, format="md"))) == {12}
     text = show(run, format="md", columns="bits,error,notes")
     assert markdown_rows(text) == [4] * 6
     assert r'it "failed", a\|b<br>on two \*lines\*' in text

@@ -3,12 +3,12 @@ import pytest
 from stored_cells import failed, latency, make_cell, quality, results_frame
 
 from qb_cluster.contracts import STATUSES, Calibration, Device, Measure, Ref
+from qb_cluster.contracts.judgement import EVERY_CELL, Judgement, ToleranceRule
+from qb_cluster.contracts.match import Match
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.evaluation.noninferiority import paired_p
 from qb_cluster.report.records import records
 from qb_cluster.report.verdicts import COLUMNS, judge
-from qb_cluster.spec import Judgement, Match
-from qb_cluster.spec.judgement import EVERY_CELL, ToleranceRule
 
 PSNR = Measure(metric=Ref("psnr", "my.metrics:psnr"))
 

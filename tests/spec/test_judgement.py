@@ -4,9 +4,9 @@ import json
 
 import pytest
 
+from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.plan import expand
-from qb_cluster.spec import Judgement
 
 CELL = {"model": "net", "scheme": "static", "bits": "w8a8", "backend": "tflite"}
 

@@ -16,7 +16,8 @@ from qb_cluster.contracts import (
     Quantization,
     Ref,
 )
-from qb_cluster.spec import calibration_label, effective, kind_of
+from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.spec import effective, kind_of
 
 OBSERVERS = st.sampled_from(get_args(ObserverName))
 PERCENTILES = st.floats(50, 100) | st.sampled_from([99.0, 99.9, 99.99])

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Self, get_args
 
+from qb_cluster.contracts.match import AXES, Axis, Match
 from qb_cluster.contracts.tolerance import SHARES, USUAL, Tolerance
-from qb_cluster.spec.match import AXES, Axis, Match
 
 Adjust = Literal["holm", "none"]
 
