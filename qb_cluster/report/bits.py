@@ -1,14 +1,15 @@
 """Quality against bit-width: one series a scheme, and how many decibels a bit is worth in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from qb_cluster.report.comparison import CONDITIONS, in_order
+from qb_cluster.report.records import Row, records
 
 DB_PER_BIT: Final = float(20 * np.log10(2))
 """6.02: a bit more halves the step of a uniform quantizer, and so the amplitude of its noise."""
@@ -42,6 +43,9 @@ _FLOAT_BITS: Final = 32
 
 _Place = tuple[str | int, ...]
 """Values of ``_PLACE``."""
+
+_Line = tuple[dict[str, str], dict[int, Row], set[int]]
+"""What may be in its label, its rows by the width that varies, and widths that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,24 +106,33 @@ def bit_series(results: pd.DataFrame) -> list[BitSeries]:
     Args:
         results: the table ``results``; cells that are not ok do not count.
     """
-    cells = in_order(results[results["scheme"] != "float"])[list(_NEEDED)]
-    found: dict[_Place, list[tuple[dict[str, str], pd.DataFrame, set[int]]]] = {}
-    for _, group in cells.groupby(list(_GROUP), dropna=False, sort=False):
-        for which, asked in _lines(group):
-            line = asked[asked["status"] == "ok"]
-            missing = set(asked["bits_varied"]) - set(line["bits_varied"])
-            twice = line["bits_varied"].duplicated().any()
-            for execution, part in line.groupby("execution") if twice else [("", line)]:
-                if part["bits_varied"].nunique() >= FEWEST_WIDTHS:
-                    first = part.iloc[0]
-                    place = tuple(first[name] for name in _PLACE)
-                    parts = _parts(first, which, str(execution))
-                    found.setdefault(place, []).append((parts, part, missing))
+    cells = records(in_order(results[results["scheme"] != "float"])[list(_NEEDED)])
+    found: dict[_Place, list[_Line]] = {}
+    for group in _grouped(cells, _GROUP).values():
+        for which, varied, asked in _lines(group):
+            line = [row for row in asked if row["status"] == "ok"]
+            missing = {row[varied] for row in asked} - {row[varied] for row in line}
+            twice = len({row[varied] for row in line}) < len(line)
+            parts = _grouped(line, ["execution"]).items() if twice else [(("",), line)]
+            for (execution,), part in parts:
+                by_bits = {row[varied]: row for row in reversed(part)}
+                if len(by_bits) >= FEWEST_WIDTHS:
+                    place = tuple(part[0][name] for name in _PLACE)
+                    names = _parts(part[0], which, str(execution))
+                    found.setdefault(place, []).append((names, by_bits, missing))
     return [
-        _series(_label(parts, neighbours), line.drop_duplicates("bits_varied"), missing)
+        _series(_label(parts, neighbours), by_bits, missing)
         for neighbours in found.values()
-        for parts, line, missing in neighbours
+        for parts, by_bits, missing in neighbours
     ]
+
+
+def _grouped(cells: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    """Group rows by some columns, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in cells:
+        groups.setdefault(tuple(row[name] for name in names), []).append(row)
+    return groups
 
 
 def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | None:
@@ -153,32 +166,25 @@ def fit_line(bits: NDArray[np.int64], sqnr_db: NDArray[np.float64]) -> Fit | Non
     return max(fits, key=lambda found: found[:2])[2] if fits else None
 
 
-def _lines(group: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Cut cells of one scheme into lines in which one number varies, and name the others."""
-    # As NumPy's: most of the masks below are thrown away again.
-    weights, activations = (
-        group[name].to_numpy(np.int64) for name in ("weight_bits", "activation_bits")
-    )
-    is_float = activations == _FLOAT_BITS
+def _lines(group: Sequence[Row]) -> Iterator[tuple[str, str, list[Row]]]:
+    """Cut cells of one scheme into lines in which one number varies: name the others, and it."""
+    is_float = [row for row in group if row["activation_bits"] == _FLOAT_BITS]
+    rest = [row for row in group if row["activation_bits"] != _FLOAT_BITS]
     lines = [
-        ("", is_float, "weight_bits"),
-        ("w = a", ~is_float & (weights == activations), "weight_bits"),
-        *(
-            (f"a{width}", activations == width, "weight_bits")
-            for width in np.unique(activations[~is_float])
-        ),
-        *(
-            (f"w{width}", ~is_float & (weights == width), "activation_bits")
-            for width in np.unique(weights[~is_float])
-        ),
+        ("", "weight_bits", is_float),
+        ("w = a", "weight_bits", [r for r in rest if r["weight_bits"] == r["activation_bits"]]),
     ]
-    for which, rows, varied in lines:
-        if rows.sum() >= FEWEST_WIDTHS:  # most are one cell: `w = a` is cut every way
-            line = group[rows]
-            yield which, line.assign(bits_varied=line[varied])
+    for letter, fixed, varied in (
+        ("a", "activation_bits", "weight_bits"),
+        ("w", "weight_bits", "activation_bits"),
+    ):
+        by_width = _grouped(rest, [fixed])
+        lines += [(f"{letter}{width[0]}", varied, by_width[width]) for width in sorted(by_width)]
+    # Most are one cell: `w = a` is cut every way.
+    yield from (line for line in lines if len(line[2]) >= FEWEST_WIDTHS)
 
 
-def _parts(cell: pd.Series, which: str, execution: str) -> dict[str, str]:
+def _parts(cell: Row, which: str, execution: str) -> dict[str, str]:
     """Give what may be in a series' label."""
     names = ("batch_size", "calibration_samples", "calibration_seed", "calibration_percentile")
     return {
@@ -186,21 +192,17 @@ def _parts(cell: pd.Series, which: str, execution: str) -> dict[str, str]:
         "scheme": cell["scheme"],
         "which": which,
         "execution": execution,
-        "calibration_observer": _text(cell["calibration_observer"]),
+        "calibration_observer": cell["calibration_observer"] or "",
         **{
-            name: f"{name.removeprefix('calibration_')} {cell[name]:g}" if _text(cell[name]) else ""
+            name: ""
+            if cell[name] is None
+            else f"{name.removeprefix('calibration_')} {cell[name]:g}"
             for name in names
         },
     }
 
 
-def _text(value: object) -> str:
-    return "" if pd.isna(value) else str(value)  # type: ignore[call-overload]
-
-
-def _label(
-    parts: dict[str, str], neighbours: list[tuple[dict[str, str], pd.DataFrame, set[int]]]
-) -> str:
+def _label(parts: Mapping[str, str], neighbours: Sequence[_Line]) -> str:
     """Name the scheme, and whatever else sets this series apart."""
     return " · ".join(
         text
@@ -213,26 +215,25 @@ def _label(
     )
 
 
-def _series(label: str, line: pd.DataFrame, missing: set[int]) -> BitSeries:
-    ordered = line.sort_values("bits_varied")
-    bits = ordered["bits_varied"].to_numpy(np.int64)
-    value, sqnr_db, floats = (
-        ordered[name].to_numpy(np.float64, na_value=np.nan)
-        for name in ("value", "sqnr_db", "baseline_value")
+def _series(label: str, by_bits: Mapping[int, Row], missing: set[int]) -> BitSeries:
+    bits = sorted(by_bits)
+    line = [by_bits[width] for width in bits]
+    value, sqnr_db = (
+        np.array([row[name] for row in line], dtype=np.float64) for name in ("value", "sqnr_db")
     )
-    first = ordered.iloc[0]
+    first, widths = line[0], np.array(bits, dtype=np.int64)
     return BitSeries(
         first["dataset"],
         first["metric"],
         first["device"],
-        int(first["threads"]),
+        first["threads"],
         first["model"],
         label,
-        bits,
+        widths,
         np.array(sorted(w for w in missing if bits[0] < w < bits[-1]), dtype=np.int64),
         value,
-        float(floats[0]),
+        np.nan if first["baseline_value"] is None else first["baseline_value"],
         sqnr_db,
-        (ordered["execution"] == "simulated").to_numpy(np.bool_),
-        fit_line(bits, sqnr_db),
+        np.array([row["execution"] == "simulated" for row in line]),
+        fit_line(widths, sqnr_db),
     )
