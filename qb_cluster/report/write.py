@@ -1,6 +1,7 @@
 """The files of a report, beside the results."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 from qb_cluster.errors import RunFolderError
 from qb_cluster.installation import install_line
@@ -9,6 +10,7 @@ from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.answer import answer
 from qb_cluster.report.document import Document
 from qb_cluster.report.render import to_markdown
+from qb_cluster.storage import Folder
 
 _PICTURE = "bits.svg"
 
@@ -31,7 +33,8 @@ def write_files(found: Analysis, document: Document, notice: Callable[[str], Non
     Raises:
         RunFolderError: it cannot be written.
     """
-    picture = _picture(found, notice)
+    folder = found.run.folder.folder("report")
+    picture = _picture(found, folder, notice)
     figures = {_PICTURE: bits_plot.SHOWS} if picture else {}
     comparison = found.comparison
     first = answer_table.to_markdown(answer(found, comparison))
@@ -47,7 +50,6 @@ def write_files(found: Analysis, document: Document, notice: Callable[[str], Non
         contents["agreement.parquet"] = found.agreement.to_parquet(index=False)
     if picture:
         contents[_PICTURE] = picture
-    folder = found.run.folder.folder("report")
     try:
         for name, content in contents.items():
             folder.replace(name, content)
@@ -58,10 +60,17 @@ def write_files(found: Analysis, document: Document, notice: Callable[[str], Non
     return [f"{folder}/{name}" for name in contents]
 
 
-def _picture(found: Analysis, notice: Callable[[str], None]) -> bytes | None:
-    """Draw quality against bits, if there is enough to draw and something to draw with."""
+def _picture(found: Analysis, folder: Folder, notice: Callable[[str], None]) -> bytes | None:
+    """Draw quality against bits, if there is enough to draw and something to draw with.
+
+    Drawing takes as long as all the rest, so a picture that shows this already is kept.
+    """
     if not found.bits:
         return None
+    with suppress(OSError):
+        kept = folder.read(_PICTURE)
+        if bits_plot.drawing_of(found.bits).encode() in kept:
+            return kept
     try:
         return bits_plot.draw(found.bits)
     except ImportError:

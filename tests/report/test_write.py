@@ -8,6 +8,7 @@ from stored_cells import latency, make_cell, quality
 from qb_cluster.contracts import STATUSES
 from qb_cluster.errors import RunFolderError
 from qb_cluster.installation import install_line
+from qb_cluster.report import bits_plot
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.document import build
 from qb_cluster.report.write import write_files
@@ -65,6 +66,25 @@ def test_without_matplotlib_the_report_says_how_to_get_the_picture(store, show, 
     show(path, told=told)
     assert f"no bits.svg: matplotlib is not installed; {install_line('plots')}" in told
     assert "](bits.svg)" not in (path / "report" / "comparison.md").read_text(encoding="utf-8")
+
+
+def test_a_picture_is_drawn_again_only_when_it_would_show_something_else(store, show, monkeypatch):
+    drawn = []
+    draw = bits_plot.draw
+    monkeypatch.setattr(bits_plot, "draw", lambda series: drawn.append(series) or draw(series))
+    cells = [make_cell("weight_only", f"w{bits}") for bits in (2, 4, 8)]
+    path = store(*((cell, quality(cell)) for cell in cells))
+    show(path)
+    picture = path / "report" / "bits.svg"
+    first = picture.read_bytes()
+    show(path)
+    assert len(drawn) == 1
+    assert picture.read_bytes() == first
+    more = make_cell("weight_only", "w16")
+    store(*((cell, quality(cell)) for cell in (*cells, more)))
+    show(path)
+    assert len(drawn) == 2
+    assert picture.read_bytes() != first
 
 
 def test_whole_numbers_are_whole_in_csv_and_what_is_unknown_is_empty(store, every_status):
