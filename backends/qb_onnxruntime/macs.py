@@ -13,6 +13,7 @@ from onnx import AttributeProto, NodeProto, TensorProto
 from qb_cluster.contracts import Quantization
 from qb_onnxruntime.graph import attributes, layers
 from qb_onnxruntime.runtime import open_session, session_options
+from qb_onnxruntime.support import scope_of
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER = (
@@ -72,12 +73,13 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
     }
     still_float = _float_tensors(onnx.load_from_string(data))
     activations = quantization.scheme.activations
+    covers_all = scope_of(quantization.scheme) == "all"
 
     def fell_back(node: NodeProto) -> bool:
         stored = weights.intersection(node.input[:2])
         if activations == "none":
             return bool(stored & still_float)
-        return node.name not in integer and (bool(stored) or activations == "static")
+        return node.name not in integer and (bool(stored) or covers_all)
 
     fallback = {n.op_type for n in products if n.output[0] not in left and fell_back(n)}
     return Arithmetic(

@@ -3,19 +3,31 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qb_cluster.contracts import Artifact, Bits, Quantization
+from qb_cluster.contracts.coverage import LayerKind
 from qb_cluster.errors import PlugInError
 from qb_pytorch import modules
+from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection
 from qb_pytorch.weighted_macs import WeightedFlops
 
-MULTIPLYING = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 NAMED_IN_ERRORS = 6
+_KINDS: Final[tuple[tuple[tuple[type[torch.nn.Module], ...], LayerKind], ...]] = (
+    ((AttentionProjection,), "attention"),
+    ((RecurrentProjection,), "recurrent"),
+    ((torch.nn.Linear,), "linear"),
+    ((torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d), "conv"),
+    (
+        (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
+        "conv_transpose",
+    ),
+    ((torch.nn.Embedding, torch.nn.EmbeddingBag), "embedding"),
+)
+"""Kinds of layers by their classes; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +51,16 @@ class Macs:
 
 
 def multiplying(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Give the layers whose weights and inputs are quantized: linear and convolutions, by name.
+    """Give the layers whose weights and inputs are quantized, by name: all but embeddings.
 
     ``torch.nn.MultiheadAttention`` reads the weights of its output projection without calling
-    it, so that one is left out.
+    it, so that one is left out; see ``spelled_out``.
     """
     uncalled = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, MULTIPLYING) and not isinstance(layer, uncalled)
+        if kind_of(layer) not in {None, "embedding"} and not isinstance(layer, uncalled)
     }
 
 
@@ -58,9 +70,7 @@ def quantizable(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
     Layers whose weight is computed from other parameters (weight norm) are left out.
     """
     embeddings = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Embedding)
+        name: layer for name, layer in module.named_modules() if kind_of(layer) == "embedding"
     }
     return {
         name: layer
@@ -69,13 +79,27 @@ def quantizable(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
     }
 
 
+def kind_of(layer: torch.nn.Module) -> LayerKind | None:
+    """Give the kind of a layer; ``None`` for what has no weight of a known kind."""
+    return next((kind for classes, kind in _KINDS if isinstance(layer, classes)), None)
+
+
+def channel_axis(layer: torch.nn.Module) -> int:
+    """Give the axis of a layer's weight that runs over output channels.
+
+    A transposed convolution's weight is (inputs, outputs ÷ groups, …).
+    """
+    return 1 if kind_of(layer) == "conv_transpose" else 0
+
+
 def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[str, Bits]:
     """Give the bits of every layer that the scheme quantizes, by name; float ones are left out.
 
     Raises:
-        PlugInError: a pattern of the scheme's ``layers`` matches no layer, or none is left.
+        PlugInError: a pattern of the scheme's ``layers`` matches no layer.
     """
-    names = list(quantizable(module))
+    found = quantizable(module)
+    names = list(found)
     known = ", ".join(names[:NAMED_IN_ERRORS]) + (", …" if len(names) > NAMED_IN_ERRORS else "")
     for pattern, _ in quantization.scheme.layers:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -84,8 +108,12 @@ def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[
                 f"matches none of the {len(names)} layers that can be quantized ({known}); "
                 "write their names, * stands for any text"
             )
-    found = {name: quantization.layer_bits(name) for name in names}
-    return {name: bits for name, bits in found.items() if bits is not None}
+    asked = {
+        name: quantization.layer_bits(name)
+        for name, layer in found.items()
+        if kind_of(layer) in quantization.scheme.weights
+    }
+    return {name: bits for name, bits in asked.items() if bits is not None}
 
 
 def weights(
@@ -163,7 +191,8 @@ def float_ops(
             {
                 type(layer).__name__
                 for name, layer in module.named_modules()
-                if isinstance(layer, torch.nn.Linear | _ConvNd)
+                if kind_of(layer) in quantization.scheme.weights
+                and kind_of(layer) != "embedding"
                 and name not in quantized
                 and quantization.layer_bits(name) is not None
             }
