@@ -12,6 +12,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from qb_cluster.contracts import Bits, Scheme
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.quantization.weights import quantize_weights
+from qb_onnxruntime.reason import reason
+from qb_onnxruntime.subgraphs import names_read
 
 OPSET = 21
 """The first with 4- and 16-bit integers in DequantizeLinear."""
@@ -165,7 +167,10 @@ class Part:
 
 
 def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | None]) -> None:
-    """Replace layers in place (those for which ``replace`` gives a part) and drop their weights."""
+    """Replace layers in place (those for which ``replace`` gives a part) and drop their weights.
+
+    A weight stays where something else reads it, be it in a subgraph.
+    """
     by_output = {layer.output: layer for layer in layers(model)}
     graph = model.graph
     nodes: list[NodeProto] = []
@@ -179,12 +184,30 @@ def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | Non
             nodes.extend(part.nodes)
             # Layers that share a weight give the same tensors once more.
             tensors |= {tensor.name: tensor for tensor in part.tensors}
-    used = {name for node in nodes for name in node.input} | {out.name for out in graph.output}
     del graph.node[:]
     graph.node.extend(nodes)
+    used = names_read(graph)
     kept = [tensor for name, tensor in tensors.items() if name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def unshare_biases(model: onnx.ModelProto) -> None:
+    """Give every layer a bias of its own, in place.
+
+    onnxruntime's static quantizer does that too, but numbers the copies (``{bias}1``,
+    ``{bias}2``, …), which can be names of other tensors: TensorFlow numbers its layers so.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    seen = set()
+    for layer in layers(model):
+        if layer.bias in seen:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(tensors[layer.bias])
+            copy.name = f"{layer.bias}_of_{layer.output}"
+            layer.node.input[2] = copy.name
+        elif layer.bias in tensors:
+            seen.add(layer.bias)
 
 
 def load(data: bytes, bits: Sequence[int]) -> onnx.ModelProto:
@@ -210,8 +233,7 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except Exception as error:  # whatever the converter meets
         raise UnsupportedError(
             f"onnx cannot raise this model from operator set {given} to {opset}, which has the "
-            f"integer types ({str(error).strip().partition(chr(10))[0]}); export it anew with "
-            f"opset_version={opset}"
+            f"integer types ({reason(error)}); export it anew with opset_version={opset}"
         ) from error
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     model.ir_version = max(model.ir_version, needed)

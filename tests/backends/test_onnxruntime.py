@@ -539,7 +539,7 @@ np.save("output.npy", session({"input": np.load("images.npy")})["output"])
 def test_a_corrupt_artifact_ends_the_cell_with_a_clear_error(baselines, damage):
     artifact = baselines["mlp"]
     broken = Artifact(damage(artifact.data), artifact.format, artifact.facts)
-    with pytest.raises(CellError, match="cannot open this artifact"):
+    with pytest.raises(CellError, match="it is damaged: delete it"):
         OnnxRuntimeBackend().open(broken, never, 1)
 
 
