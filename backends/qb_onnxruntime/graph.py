@@ -195,8 +195,8 @@ def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | Non
 def unshare_biases(model: onnx.ModelProto) -> None:
     """Give every layer a bias of its own, in place.
 
-    onnxruntime's static quantizer does that too, but numbers the copies (``{bias}1``,
-    ``{bias}2``, …), which can be names of other tensors: TensorFlow numbers its layers so.
+    onnxruntime's static quantizer does that too, but numbers the copies (``{bias}0``,
+    ``{bias}1``, …), which can be names of other tensors: TensorFlow numbers its layers so.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     seen = set()

@@ -295,9 +295,9 @@ def test_layers_may_share_a_bias_whatever_other_tensors_are_called(write):
     again = numpy_helper.from_array(RNG.normal(size=(8, 8, 1, 1)).astype(np.float32), "w2")
     model.graph.initializer.append(again)
     model.graph.node[0].input.append("c")
-    model.graph.node[0].output[0] = "c1"
-    model.graph.node[1].input[0] = "c2"
-    model.graph.node.insert(1, helper.make_node("Conv", ["c1", "w2", "c"], ["c2"]))
+    model.graph.node[0].output[0] = "first"
+    model.graph.node[1].input[0] = "c0"
+    model.graph.node.insert(1, helper.make_node("Conv", ["first", "w2", "c"], ["c0"]))
     baseline = convert(write(model))
     artifact = quantized(baseline, SCHEMES[3])
     noise = np.sum((output(artifact) - output(baseline)) ** 2) / np.sum(output(baseline) ** 2)
