@@ -97,8 +97,8 @@ def output(artifact, images=IMAGES, threads=1):
 
 
 def sqnr_db(reference, other):
-    noise = max(np.sum((reference - other) ** 2), 1e-300)  # some CPUs compute what torch does
-    return 10 * np.log10(np.sum(reference**2) / noise)
+    noise = float(np.sum((reference - other) ** 2))
+    return 10 * np.log10(float(np.sum(reference**2)) / max(noise, 1e-300))  # torch's own, at times
 
 
 def tensors(artifact):
