@@ -19,6 +19,7 @@ from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_onnxruntime.calibration import observe
 from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
+from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.support import INT8, SCOPE, scope_of
 
 ACTIVATION_TYPE = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
@@ -100,7 +101,8 @@ def quantize_qdq(
                 },
             },
         )
-        quantizer.quantize_model()
+        with refusals("onnxruntime's static quantizer fails on this graph"):
+            quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
     _put_integers(quantized, weights)
     return quantized

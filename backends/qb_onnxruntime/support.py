@@ -1,5 +1,6 @@
 """What ONNX Runtime can do natively, and with what caveat. Imports no framework."""
 
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
@@ -7,6 +8,14 @@ from qb_cluster.contracts.coverage import Scope
 
 STORED_BITS = (2, 4, 8, 16)
 """Widths that ONNX has integer types for; any other would take the room of the next wider one."""
+
+KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "activations": ("none", "dynamic", "static"),
+    "granularity": ("per_tensor", "per_channel", "per_group"),
+    "weight_range": ("minmax", "mse"),
+}
+"""What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 
 INT8 = 8
 INT16 = 16
@@ -32,6 +41,8 @@ def widths(quantization: Quantization) -> list[Bits]:
 def support(quantization: Quantization, accuracy_level: int) -> Support:
     """Tell whether this can be done. Every yes was run on onnxruntime 1.32."""
     scheme = quantization.scheme
+    if unknown := next(_unknown(scheme), None):
+        return Support(supported=False, reason=unknown)
     refusals = [*_scheme_refusals(quantization)]
     if scheme.number == "integer":
         refusals += [reason for bits in widths(quantization) for reason in _refusals(scheme, bits)]
@@ -53,11 +64,17 @@ def scope_of(scheme: Scheme) -> Scope | None:
     return scheme.scope or SCOPE
 
 
+def _unknown(scheme: Scheme) -> Iterator[str]:
+    for field, known in KNOWN.items():
+        if (asked := getattr(scheme, field)) not in known:
+            yield f"onnxruntime does not know {field} '{asked}'; it knows {', '.join(known)}"
+
+
 def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:
     scheme, bits = quantization.scheme, quantization.bits
     return (
         (
-            quantization.execution == "simulated",
+            quantization.execution != "native",
             "onnxruntime runs stored integers only; the pytorch backend simulates any bit-width",
         ),
         (

@@ -1,6 +1,6 @@
 """The layers of a module: which can be quantized, to how many bits, and what they multiply."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -9,7 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qb_cluster.contracts import Artifact, Bits, Quantization
-from qb_cluster.contracts.coverage import LayerKind
+from qb_cluster.contracts.coverage import LayerKind, coverage
 from qb_cluster.errors import PlugInError
 from qb_pytorch import modules
 from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection
@@ -198,6 +198,39 @@ def float_ops(
             }
         )
     )
+
+
+def coverage_of(
+    module: torch.nn.Module, quantization: Quantization, quantized: Container[str]
+) -> dict[LayerKind, tuple[int, int]]:
+    """Tell what a scheme covers of a model, and how much of it is quantized.
+
+    Args:
+        module: the float model, as it was written or spelled out.
+        quantization: names kinds of layers, and layers that stay float.
+        quantized: names of the parameters that are quantized.
+    """
+    return coverage(
+        (kind, parameter.numel(), name in quantized)
+        for name, parameter in module.named_parameters()
+        if (kind := _kind_of_weight(module, name)) in quantization.scheme.weights
+        and quantization.layer_bits(name.rpartition(".")[0]) is not None
+    )
+
+
+def _kind_of_weight(module: torch.nn.Module, name: str) -> LayerKind | None:
+    """Give the kind of layer that a parameter is the weight of, if it is one."""
+    place, _, own = name.rpartition(".")
+    owner = module.get_submodule(place)
+    if isinstance(owner, torch.nn.MultiheadAttention):
+        return "attention" if own.endswith("proj_weight") else None
+    if isinstance(owner, torch.nn.RNNBase):
+        return "recurrent" if own.startswith("weight_") else None
+    if own != "weight":
+        return None
+    if isinstance(owner, torch.nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return "attention"
+    return kind_of(owner)
 
 
 def with_facts(

@@ -1,7 +1,7 @@
 """Simulated quantization: any scheme, any bit-width, computed in float."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -14,6 +14,7 @@ from qb_pytorch import checkpoint, cuda, layers, modules
 from qb_pytorch.calibration import Place, qparams_at
 from qb_pytorch.following import outputs
 from qb_pytorch.spelled_out import spell_out
+from qb_pytorch.support import scope_of
 
 _KEPT: Final[KeptRanges[dict[Place, tuple[float, int]]]] = KeptRanges()
 TORCH_NAMES: Final = {"fp16": "float16", "bf16": "bfloat16"}
@@ -50,12 +51,14 @@ def quantize(
     multiplying = bits.keys() & layers.multiplying(module).keys()
     left = len(multiplying - rounding.inputs.keys()) if quantization.bits.activation else 0
     notes = (f"inputs of {left} layers stay float: calibration never calls them",) if left else ()
-    return layers.with_facts(
-        checkpoint.store_simulated(module, set(rounded), rounding, notes, device),
-        integer_mac_share=0.0,
-        integer_layer_mac_share=0.0,
+    made = checkpoint.store_simulated(module, set(rounded), rounding, notes, device)
+    facts = replace(
+        made.facts,
         fallback_ops=layers.float_ops(module, quantization, bits),
+        coverage=layers.coverage_of(module, quantization, rounded),
+        scope=scope_of(quantization.scheme),
     )
+    return replace(made, facts=facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def activations(
         raise ValueError("static activations need calibration examples")
     widths = {name: own.activation or 0 for name, own in asked.items()}
     places = [Place(name, width) for name, width in widths.items()]
-    if scheme.scope == "layers":
+    if scope_of(scheme) == "layers":
         first = modules.tensors({name: array[:1] for name, array in examples.items()})
         places += [
             Place(output.module, widths[name], name, clip=output.clip)

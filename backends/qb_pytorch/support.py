@@ -41,7 +41,7 @@ DYNAMIC_INPUTS: Final = "ranges are found while running for the inputs of layers
 def support(quantization: Quantization, device: str = CPU) -> Support:
     """Tell whether this backend does it on a device, with the reason or the caveat."""
     scheme = quantization.scheme
-    scope = None if scheme.activations == "none" else scheme.scope or SCOPE
+    scope = scope_of(scheme)
     if quantization.execution == "simulated":
         return _simulation(scheme, scope)
     if scope not in {None, SCOPE}:
@@ -62,6 +62,11 @@ def support(quantization: Quantization, device: str = CPU) -> Support:
         stored = packed if scheme.activations == "none" else f"stored in {BYTE} bits a weight"
         caveats.append(stored)
     return Support(supported=True, reason="; ".join(filter(None, caveats)), scope=scope)
+
+
+def scope_of(scheme: Scheme) -> Scope | None:
+    """Tell which activations are rounded; ``None`` where none are."""
+    return None if scheme.activations == "none" else scheme.scope or SCOPE
 
 
 def _simulation(scheme: Scheme, scope: Scope | None) -> Support:

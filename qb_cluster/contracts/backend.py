@@ -53,11 +53,11 @@ class ArtifactFacts:
         fallback_ops: kinds of convolutions and matrix products that stayed float although
             the scheme covers them, sorted, in the runtime's own words, e.g. ``("Conv2d",)``.
         integer_layer_mac_share: the same share as ``integer_mac_share`` over the products that
-            have weights: one factor depends on no input. Products of two activations, as inside
-            attention, have none. ``None`` where unknown, and where the model has no such
-            product; 0 for float and for simulated.
-        coverage: parameters of weights by kind of layer, and how many of them are quantized;
-            ``None`` where unknown.
+            the scheme covers: those that have weights, one factor depending on no input, but
+            for layers that it leaves float. Products of two activations, as inside attention,
+            have none. ``None`` where unknown, and where the model has no such product; 0 for
+            float and for simulated.
+        coverage: of the scheme; ``None`` where unknown, and for float.
         scope: which activations are rounded; ``None`` where none are.
     """
 

@@ -1,7 +1,6 @@
 """What a scheme covers: which kinds of layers, and which of the tensors around them."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 LayerKind = Literal["linear", "conv", "conv_transpose", "embedding", "recurrent", "attention"]
@@ -17,40 +16,29 @@ which the bias, the batch normalization and the ReLU that follow belong; or ``al
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+WHOLE: Final = 0.9
+"""A cell that quantized less of what its scheme covers is no proof of the scheme."""
 
-@dataclass(frozen=True, slots=True)
-class Share:
-    """How much of something was quantized.
-
-    Attributes:
-        done: parameters that were.
-        total: parameters that there are, ``done`` included.
-    """
-
-    done: int
-    total: int
+Coverage = Mapping[LayerKind, tuple[int, int]]
+"""By kind of layer: how many parameters of weights are quantized, and how many the scheme covers.
+Kinds of which it covers nothing are left out."""
 
 
-Coverage = Mapping[LayerKind, Share]
-"""Parameters of weights by the kind of their layer; kinds that a model lacks are left out."""
-
-
-def coverage(weights: Iterable[tuple[LayerKind, int, bool]]) -> dict[LayerKind, Share]:
-    """Add up weights.
+def coverage(weights: Iterable[tuple[LayerKind, int, bool]]) -> dict[LayerKind, tuple[int, int]]:
+    """Add up the weights that a scheme covers.
 
     Args:
-        weights: kind of layer, parameters, and whether they are quantized, of each weight.
+        weights: kind of layer, parameters, and whether they are quantized, of each.
     """
-    done: dict[LayerKind, int] = {}
-    total: dict[LayerKind, int] = {}
+    done = dict.fromkeys(LAYER_KINDS, 0)
+    total = dict.fromkeys(LAYER_KINDS, 0)
     for kind, count, is_quantized in weights:
-        total[kind] = total.get(kind, 0) + count
-        done[kind] = done.get(kind, 0) + count * is_quantized
-    return {kind: Share(done[kind], total[kind]) for kind in LAYER_KINDS if kind in total}
+        total[kind] += count
+        done[kind] += count * is_quantized
+    return {kind: (done[kind], total[kind]) for kind in LAYER_KINDS if total[kind]}
 
 
-def covered_share(found: Coverage, kinds: Iterable[LayerKind]) -> float | None:
-    """Give the share of the weights of some kinds that is quantized; ``None`` if there are none."""
-    shares = [found[kind] for kind in kinds if kind in found]
-    total = sum(share.total for share in shares)
-    return sum(share.done for share in shares) / total if total else None
+def covered_share(found: Coverage) -> float | None:
+    """Give the share of the covered weights that is quantized; ``None`` if none are covered."""
+    total = sum(count for _, count in found.values())
+    return sum(done for done, _ in found.values()) / total if total else None
