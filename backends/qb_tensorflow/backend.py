@@ -82,7 +82,8 @@ class TensorFlowBackend:
         from qb_tensorflow import converter
 
         data = converter.quantize(baseline, quantization, calibration)
-        facts = quantized_facts(data, baseline.facts.parameters)
+        scope = support.support(quantization).scope
+        facts = quantized_facts(data, baseline.facts.parameters, scope)
         return Artifact(data, _TFLITE, replace(facts, notes=(*facts.notes, _TWO_RUNTIMES)))
 
     def open(

@@ -1,6 +1,7 @@
 """Float ``.tflite`` → quantized ``.tflite`` by ai-edge-quantizer."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -9,7 +10,7 @@ import numpy as np
 from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantization
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
-from qb_litert.graph import Operation, operations, read_model, with_signature
+from qb_litert.graph import LAYER_KINDS, Operation, operations, read_model, with_signature
 from qb_litert.quiet import quiet
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
@@ -74,6 +75,9 @@ def quantize(
         )
         if quantization.scheme.layers:
             bits = layer_bits(weighted, model(), quantization)
+        for op in weighted:
+            if LAYER_KINDS[op.kind] not in quantization.scheme.weights:
+                bits[op.weights] = None
         covered = [op for op in weighted if bits[op.weights] and op.values is not None]
         _check_weights(covered, quantization)
         ranges: Ranges = {}
@@ -171,6 +175,20 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
         quantizer.update_quantization_recipe(
             _EVERYWHERE, kind, _config(quantization, quantization.bits)
         )
+    if quantization.scheme.number == "integer" and quantization.scheme.activations != "none":
+        # No product, so no integer arithmetic: the weights alone.
+        rows = replace(
+            quantization.scheme,
+            activations="none",
+            scope=None,
+            granularity="per_channel",
+            group_size=None,
+        )
+        alone = replace(quantization, scheme=rows, bits=Bits(quantization.bits.weight))
+        with suppress(ValueError):  # no such bits: it stays float, as the facts say
+            quantizer.update_quantization_recipe(
+                _EVERYWHERE, TFLOperationName.EMBEDDING_LOOKUP, _config(alone, alone.bits)
+            )
     if is_static:
         # The same float interface as the baseline has, so that both are fed and timed
         # alike: rounding inputs in NumPy would cost more than a small model's kernels.
