@@ -153,6 +153,7 @@ CHANGES = {
     "samples": replace(STATIC, calibration=Calibration(samples=6)),
     "seed": replace(STATIC, calibration=Calibration(samples=5, seed=1)),
     "observer": replace(STATIC, calibration=Calibration(samples=5, observer="mse")),
+    "percentile": replace(STATIC, calibration=Calibration(samples=5, percentile=99.0)),
     "scheme": replace(STATIC, scheme=Ref("static", "static", '{"symmetric":false}')),
     "backend": replace(STATIC, backend=Ref("b", "worker_stubs:Stub", '{"what":"nothing"}')),
 }
