@@ -169,6 +169,14 @@ def test_whatever_decides_an_artifact_makes_another(worker, cache, what):
     assert "artifact" not in quality(running, asked, baseline).values["reused"]
 
 
+def test_a_simulation_is_no_native_artifact_of_the_same_backend(worker, cache):
+    running = worker(cache)
+    native = replace(STATIC, simulator=STATIC.backend)
+    quality(running, native, quality(running, FLOAT).quality)
+    made = [call for call in worker_stubs.CALLS if call.startswith("quantize")]
+    assert sorted(made) == ["quantize native", "quantize simulated"]
+
+
 def test_other_weights_make_another_artifact_under_the_same_name(worker, cache):
     quality(worker(cache), FLOAT)
     worker_stubs.SHIFT[0] = 1.0
