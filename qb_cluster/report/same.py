@@ -10,7 +10,7 @@ from typing import Final
 
 import pandas as pd
 
-from qb_cluster.contracts.calibration import Calibration, calibration_label
+from qb_cluster.contracts.calibration import Calibration
 from qb_cluster.report import verdicts
 from qb_cluster.report.records import FLOAT, Row, records
 from qb_cluster.report.table import Table
@@ -24,7 +24,7 @@ _LIKE: Final = (*_RUNS_ON, "metric", "execution", "batch_size", "examples", *AXE
 _CALIBRATION: Final = [
     f"calibration_{name}" for name in ("samples", "seed", "observer", "percentile")
 ]
-_USUAL: Final = calibration_label(Calibration())
+_USUAL: Final = Calibration().observer
 _MOST_NAMED: Final = 2
 _MOST_LISTED: Final = 20
 
@@ -176,8 +176,8 @@ def _joined(cells: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 
 
 def _in_order(values: pd.Series) -> list[str]:
-    """Give the values of an axis, the usual calibration before others."""
-    return sorted(values.unique(), key=lambda value: value != _USUAL)
+    """Give the values of an axis, those of the usual observer before others."""
+    return sorted(values.unique(), key=lambda value: value.partition("[")[0] != _USUAL)
 
 
 def _calibrations(cells: pd.DataFrame) -> pd.Series:

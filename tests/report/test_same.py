@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -67,11 +68,13 @@ def test_outputs_that_were_not_kept_are_the_same_as_none(found):
 
 
 def test_a_cell_that_gave_the_float_models_outputs_names_it_and_is_no_axis(found):
-    applied = make_cell("dynamic", "w8a8")
+    applied = [make_cell("dynamic", bits) for bits in ("w8a8", "w6a8")]
     lost = make_cell("dynamic", "w4a8")
     error = failed(lost, "not_applied", "bit-identical", values={"outputs_digest": "float"})
-    analysis = found(ran(applied, "float"), (lost, error), ran(BASELINE, "float"))
-    assert same_as(analysis) == dict.fromkeys((applied.cell_id, lost.cell_id), BASELINE.cell_id)
+    ok = [ran(cell, "float") for cell in applied]
+    analysis = found(*ok, (lost, error), ran(BASELINE, "float"))
+    alike = [cell.cell_id for cell in (*applied, lost)]
+    assert same_as(analysis) == dict.fromkeys(alike, BASELINE.cell_id)
     assert lines(analysis) == []
 
 
@@ -120,11 +123,12 @@ def test_what_simulates_is_told_from_what_does_not(found):
 
 
 def test_a_third_value_that_is_the_same_is_told_once(found):
-    analysis = found(*(static(one, "same") for one in (MSE, ENTROPY, MINMAX)))
+    few = [replace(one, samples=32) for one in (MSE, ENTROPY, MINMAX)]
+    analysis = found(*(static(one, "same") for one in few))
     assert lines(analysis) == [
         (
-            "calibration: entropy, mse gave the same outputs as minmax, bit for bit, in 2 of 2 "
-            "pairs (tflite static w8a8)"
+            "calibration: entropy[samples=32], mse[samples=32] gave the same outputs as "
+            "minmax[samples=32], bit for bit, in 2 of 2 pairs (tflite static w8a8)"
         )
     ]
 
