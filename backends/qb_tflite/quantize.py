@@ -13,12 +13,17 @@ from qb_litert.graph import Operation, operations, read_model, with_signature
 from qb_litert.quiet import quiet
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
-from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
+from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS, scope_of
 
 _KEPT: Final[KeptRanges[Ranges]] = KeptRanges()
 _EVERYWHERE: Final = ".*"
 _DEPTHWISE: Final = "DEPTHWISE_CONV_2D"
 _BLOCKWISE: Final = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+_LAYERS: Final = (*("CONV_2D", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"),)
+_FOLLOWING: Final = (
+    *("RELU", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT", "UNPACK"),
+)
+"""Operations that follow a layer on the same integers, so that they round nothing anew."""
 _RECIPE_NAMES: Final = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Where ai-edge-quantizer calls an operation otherwise than TFLite's schema."""
 
@@ -158,10 +163,15 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
             _EVERYWHERE, everything, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
         )
         return
-    quantizer.update_quantization_recipe(
-        _EVERYWHERE, everything, _config(quantization, quantization.bits)
-    )
-    if quantization.scheme.activations == "static":
+    is_static = quantization.scheme.activations == "static"
+    kinds = [everything]
+    if is_static and scope_of(quantization.scheme) == "layers":
+        kinds = [TFLOperationName(kind) for kind in (*_LAYERS, *_FOLLOWING)]
+    for kind in kinds:
+        quantizer.update_quantization_recipe(
+            _EVERYWHERE, kind, _config(quantization, quantization.bits)
+        )
+    if is_static:
         # The same float interface as the baseline has, so that both are fed and timed
         # alike: rounding inputs in NumPy would cost more than a small model's kernels.
         _keep_float(quantizer, _EVERYWHERE, TFLOperationName.INPUT)
