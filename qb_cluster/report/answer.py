@@ -10,14 +10,15 @@ import pandas as pd
 
 from qb_cluster.report import cell_text, verdicts
 from qb_cluster.report.analysis import Analysis
-from qb_cluster.report.comparison import FLOAT, POINTS
-from qb_cluster.report.records import Device, Place, Row, by_place, device_names, records
+from qb_cluster.report.comparison import POINTS
+from qb_cluster.report.records import FLOAT, Device, Place, Row, by_place, device_names, records
 
 NAME: Final = "name"
 PARTIAL: Final = "partial"
 NO_VERDICT: Final = "no verdict"
 _BEST_FIRST: Final = ("within", "undecided", FLOAT, NO_VERDICT, "worse", PARTIAL)
 _NEVER_PREFERRED: Final = {"worse", PARTIAL}
+_MOST_UNCHANGED: Final = 2
 _USUAL_DEVICE: Final[Device] = ("cpu", 1)
 
 
@@ -254,6 +255,9 @@ def _notes(found: Analysis, rows: Sequence[Row]) -> Iterator[str]:
             f"{len(undecided):,} undecided; about {nearest:,} examples would decide the nearest "
             "(examples_needed)"
         )
+    yield from (one.line() for one in found.unchanged[:_MOST_UNCHANGED])
+    if (more := len(found.unchanged) - _MOST_UNCHANGED) > 0:
+        yield f"{more} more ax{'is' if more == 1 else 'es'} changed nothing: --full"
     biased = [row for row in rows if row["scheme"] == FLOAT and cell_text.is_biased(row)]
     if biased:
         worst = max(biased, key=lambda row: abs(row["speedup"] - 1))

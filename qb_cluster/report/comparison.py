@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report import verdicts
 from qb_cluster.report.pareto import pareto_front
-
-FLOAT: Final = "float"
-"""The scheme of a baseline."""
+from qb_cluster.report.records import FLOAT
+from qb_cluster.report.same import same_as
 
 POINTS: Final = "points"
 OWN_UNIT: Final = "1"
@@ -63,6 +62,7 @@ COLUMNS: Final = (
     "dataset_examples",
     "top1_agreement",
     "sqnr_db",
+    "same_as",
     "simulator",
     "reference_sqnr_db",
     "reference_agreement",
@@ -130,9 +130,9 @@ def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     Returns:
         One row per cell, whatever its status, with the columns ``COLUMNS``. Added to those of
         ``results`` are ``size_ratio`` (float bytes ÷ quantized bytes), what ``verdicts.judge``
-        finds, and ``pareto``, see ``pareto.pareto_front``. The metric's columns are as printed:
-        where ``metric_unit`` is ``points`` in percent and percentage points, else in the metric's
-        own unit.
+        finds, ``pareto``, see ``pareto.pareto_front``, and ``same_as``, see ``same.same_as``.
+        The metric's columns are as printed: where ``metric_unit`` is ``points`` in percent and
+        percentage points, else in the metric's own unit.
     """
     cells = results.copy()
     cells["size_ratio"] = _size_ratio(cells)
@@ -145,7 +145,9 @@ def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     cells["metric_unit"] = units.mask(cells["metric"].isna())
     for name in _IN_THE_METRICS_UNIT:
         cells[name] = cells[name].astype("Float64").mask(in_points, 100 * cells[name])
-    return in_order(cells)[list(COLUMNS)]
+    ordered = in_order(cells)
+    ordered["same_as"] = same_as(ordered)
+    return ordered[list(COLUMNS)]
 
 
 def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:

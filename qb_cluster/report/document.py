@@ -6,7 +6,7 @@ from typing import Final
 
 import pandas as pd
 
-from qb_cluster.report import cell_text
+from qb_cluster.report import cell_text, same
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.bits import DB_PER_BIT
 from qb_cluster.report.cell_text import NOTHING
@@ -55,6 +55,7 @@ def build(found: Analysis) -> Document:
             *agreement_tables(found.agreement),
             *bits_tables(found.bits),
             *layers_tables(found.layers),
+            *same.tables(found.comparison, found.unchanged),
             *_reason_tables(run.results),
         ),
         legend=tuple(_legend(found)),

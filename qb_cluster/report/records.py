@@ -1,10 +1,13 @@
 """Rows of a table as plain mappings, grouped by where they were measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
+
+FLOAT: Final = "float"
+"""The scheme of a baseline."""
 
 Row = Mapping[str, Any]
 """A row of results or of the comparison, with ``None`` for null."""

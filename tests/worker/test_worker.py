@@ -118,6 +118,13 @@ def test_an_artifact_that_stayed_float_is_no_result(run, what, message):
     assert outcome.values["bits_per_weight"] == 8
 
 
+def test_a_cell_with_the_float_models_outputs_leaves_their_digest(run, tmp_path):
+    outcome = run(cell("identical"))
+    files = (tmp_path / "artifacts").glob("*.npy")
+    [floats] = [file.stem for file in files if not file.stem.startswith("twin-")]
+    assert outcome.values["outputs_digest"] == floats
+
+
 def test_a_kind_of_model_that_the_backend_does_not_take_is_unsupported(run):
     outcome = run(cell(backend="TorchOnly"))
     assert outcome.status == "unsupported"
