@@ -9,9 +9,7 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report import verdicts
 from qb_cluster.report.pareto import pareto_front
-
-FLOAT: Final = "float"
-"""The scheme of a baseline."""
+from qb_cluster.report.records import are_baselines
 
 POINTS: Final = "points"
 OWN_UNIT: Final = "1"
@@ -29,6 +27,7 @@ CONDITIONS: Final = (
 
 COLUMNS: Final = (
     "cell_id",
+    "baseline_cell_id",
     "sweep",
     "model",
     "dataset",
@@ -158,12 +157,12 @@ def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:
 
 def baselines(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the rows of the float baselines."""
-    return comparison[comparison["scheme"] == FLOAT]
+    return comparison[are_baselines(comparison)]
 
 
 def quantized(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the other rows."""
-    return comparison[comparison["scheme"] != FLOAT]
+    return comparison[~are_baselines(comparison)]
 
 
 def _size_ratio(cells: pd.DataFrame) -> NDArray[np.float64]:

@@ -79,6 +79,18 @@ def test_each_pair_of_backends_and_their_floats_is_compared_in_both_directions(s
     assert len(frame[frame["scheme"] == "float"]) == 2
 
 
+def test_a_scheme_that_is_called_float_has_a_matrix_beside_that_of_the_baselines(store):
+    floats = [make_cell(None, backend=backend) for backend in ("tflite", "pytorch")]
+    named = [make_cell("float", "w4", backend=backend) for backend in ("tflite", "pytorch")]
+    frame = agreement(read_run(store(*((cell, outcome(cell)) for cell in [*floats, *named]))))
+    own = frame[frame["is_baseline"]]
+    assert set(own["cell_id"]) == {cell.cell_id for cell in floats}
+    assert set(own["execution"]) == {"float"}
+    of_scheme = frame[~frame["is_baseline"]].set_index("cell_id")["execution"]
+    assert {of_scheme[cell.cell_id].iloc[0] for cell in named} == {"native"}
+    assert len(of_scheme) == 4 * 3
+
+
 def test_one_backend_alone_agrees_with_nobody(store):
     [one] = cells("tflite")
     baseline = make_cell(None)

@@ -65,6 +65,17 @@ def test_nothing_but_what_is_within_is_fastest_or_smallest(answered, flips):
     assert (group.fastest["bits"], group.smallest["bits"]) == ("w4a8", "w4a8")
 
 
+def test_a_scheme_that_is_called_float_is_judged_like_any_other(answered):
+    given = answered(floats(), ran("float", size=9_000), ran("float", "w4a8", BAD))
+    [group] = given.groups
+    assert [(row[NAME], kind(row)) for row in group.rows] == [
+        ("tflite float w8a8", "within"),
+        ("tflite float", "float"),
+        ("tflite float w4a8", "worse"),
+    ]
+    assert "1 of 2 configurations hold 1 pt" in group.headline
+
+
 def test_a_float_model_a_part_and_what_failed_are_neither(answered):
     part = make_cell("static", "w3a8")
     late = make_cell("static", "w2a8")
@@ -303,3 +314,15 @@ def test_cells_that_nobody_measured_are_in_their_models_group(answered):
     given = answered(floats(), (make_cell(execution=None, reason="no kernel"),))
     [group] = given.groups
     assert [kind(row) for row in group.rows] == ["float", "unsupported"]
+
+
+def test_what_a_float_models_row_notes_is_said_once_with_its_backends(answered):
+    doubt, other = "at chance: check the weights", "2 of 4 weights stay float"
+    cells = [make_cell(None, backend=backend) for backend in ("tflite", "pytorch")]
+    quantized = make_cell()
+    given = answered(
+        *((cell, quality(cell, notes=doubt)) for cell in cells),
+        (quantized, quality(quantized, notes=other)),
+    )
+    assert f"float digits-cnn on digits, pytorch, tflite: {doubt}" in given.notes
+    assert not any(other in note for note in given.notes)
