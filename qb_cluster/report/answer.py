@@ -250,7 +250,7 @@ def _title(found: Analysis) -> str:
 
 
 def _notes(found: Analysis, rows: Sequence[Row]) -> Iterator[str]:
-    missing = (found.run.planned_cells or 0) - len(found.run.results)
+    missing = (found.run.planned_cells or 0) - len(found.run.planned_results)
     if missing > 0:
         yield (
             f"Unfinished: {missing:,} of {found.run.planned_cells:,} planned cells have no row "

@@ -6,6 +6,7 @@ from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.answer import NAME, answer, best, counted, kind
 from qb_cluster.store.reading import read_run
+from qb_cluster.store.run_folder import RunFolder
 
 GOOD, BAD, UNCLEAR = (0, 0), (300, 0), (20, 0)
 """Flips of 2,000 examples that show a loss within 1 pt, beyond it, and neither."""
@@ -291,6 +292,17 @@ def test_notes_say_what_is_missing_and_how_many_examples_would_decide(answered):
     given = answered(floats(), ran(flips=UNCLEAR), planned_cells=5)
     [unfinished] = [note for note in given.notes if "Unfinished" in note]
     assert "3 of 5 planned cells have no row yet" in unfinished
+
+
+def test_what_is_missing_is_of_the_spec_whatever_rows_earlier_ones_left(store):
+    planned, earlier = ran(), ran(bits="w4a8")
+    path = store(floats(), planned, earlier)
+    options = {"sweep": "digits", "spec_text": "", "spec_digest": "later", "planned_cells": 4}
+    with RunFolder.open(path, **options) as folder:
+        folder.count_only([planned[0].cell_id])
+    found = analyse(read_run(path), Judgement())
+    given = answer(found, found.comparison)
+    assert "Unfinished: 3 of 4 planned cells have no row yet; run `qb run` again." in given.notes
 
 
 def test_the_examples_that_would_decide_are_rounded_up(answered):
