@@ -12,6 +12,10 @@ NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
     ("static", Bits(8, 16)): "16-bit activations are symmetric and run in slow reference kernels",
 }
 """What has kernels by (activations, bits), with what a user of each must know."""
+GRAPH_ALONE: Final = (
+    "a SavedModel is a graph without layers, which cannot be simulated; give the Keras model "
+    "itself, or quantize it natively"
+)
 
 
 def support(quantization: Quantization) -> Support:
@@ -22,6 +26,13 @@ def support(quantization: Quantization) -> Support:
     if refusal is not None:
         return Support(supported=False, reason=refusal)
     return Support(supported=True, reason=_caveat(quantization))
+
+
+def refusal_of_kind(kind: str, quantization: Quantization) -> str:
+    """Tell why a model of a kind cannot be quantized so; nothing where ``support`` is right."""
+    if kind == "saved_model" and quantization.execution == "simulated":
+        return GRAPH_ALONE
+    return ""
 
 
 def _caveat(quantization: Quantization) -> str:

@@ -28,6 +28,8 @@ PLUG_INS = """
 from stranger import NumpyBackend
 from qb_cluster.contracts import Support
 
+model = data = None
+
 class Missing(NumpyBackend):
     requires = ("module_that_nobody_has",)
 

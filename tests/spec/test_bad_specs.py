@@ -8,6 +8,18 @@ def test_an_unknown_model_names_the_nearest_known_one(refusal, spec_text):
     assert line.startswith("2:10: unknown model 'digits-cn'; did you mean 'digits-cnn'?")
 
 
+def test_a_misspelt_import_path_is_told_in_its_place_without_an_import(refusal, spec_text):
+    text = spec_text.replace("stub_plugins:large", "user_models_of_specs:nett")
+    (line,) = refusal(text)
+    assert line.startswith("2:30: model 'user_models_of_specs:nett': ")
+    assert line.endswith(
+        "user_models_of_specs.py has no 'nett'; did you mean 'user_models_of_specs:net'?"
+    )
+    (line,) = refusal(text.replace("specs:nett", "spec:net"))
+    assert line.startswith("2:30: model 'user_models_of_spec:net': no module")
+    assert line.endswith("did you mean 'user_models_of_specs:net'?")
+
+
 def test_a_misspelt_key_names_the_nearest_known_one_and_nothing_else(refusal, spec_text):
     assert refusal(spec_text.replace("backends", "backend")) == [
         "6:1: unknown key 'backend'; did you mean 'backends'?"
