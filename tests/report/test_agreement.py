@@ -91,6 +91,18 @@ def test_a_scheme_that_is_called_float_has_a_matrix_beside_that_of_the_baselines
     assert len(of_scheme) == 4 * 3
 
 
+def test_the_grid_of_the_float_models_comes_first(store):
+    pairs = [
+        make_cell(scheme, "w8a8", backend=backend)
+        for scheme in ("dynamic", None, "static")
+        for backend in ("tflite", "pytorch")
+    ]
+    path = store(*((cell, outcome(cell)) for cell in pairs))
+    titles = [table.title for table in build(analyse(read_run(path))).tables]
+    first_words = [title.partition(" · ")[0] for title in titles if "agreement" in title]
+    assert first_words == ["float", "dynamic", "static"]
+
+
 def test_one_backend_alone_agrees_with_nobody(store):
     [one] = cells("tflite")
     baseline = make_cell(None)
