@@ -46,6 +46,10 @@ class TensorFlowBackend:
         """Tell whether this can be done, and with what caveat; imports no framework."""
         return support.support(quantization)
 
+    def refuses(self, kind: str, quantization: Quantization) -> str:
+        """Tell why a model file of a kind cannot be quantized so, though others can."""
+        return support.refusal_of_kind(kind, quantization)
+
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:  # noqa: ARG002 nothing is traced
         """Store the float model: a ``.keras`` archive, or a SavedModel's folder in a zip.
 

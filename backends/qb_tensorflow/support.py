@@ -15,6 +15,10 @@ NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
 """What has kernels by (activations, bits), with what a user of each must know."""
 SCOPES: Final[dict[Activations, Scope]] = {"dynamic": "inputs", "static": "all"}
 """Which activations the converter rounds."""
+GRAPH_ALONE: Final = (
+    "a SavedModel is a graph without layers, which cannot be simulated; give the Keras model "
+    "itself, or quantize it natively"
+)
 
 
 def support(quantization: Quantization) -> Support:
@@ -32,6 +36,13 @@ def support(quantization: Quantization) -> Support:
         return Support(supported=False, reason=refusal)
     scope = SCOPES.get(scheme.activations)
     return Support(supported=True, reason=_caveat(quantization), scope=scope)
+
+
+def refusal_of_kind(kind: str, quantization: Quantization) -> str:
+    """Tell why a model of a kind cannot be quantized so; nothing where ``support`` is right."""
+    if kind == "saved_model" and quantization.execution == "simulated":
+        return GRAPH_ALONE
+    return ""
 
 
 def _caveat(quantization: Quantization) -> str:

@@ -129,8 +129,9 @@ class Backend(Protocol):
         takes: the kinds of model it converts, see ``catalog.model``: ``torch``, ``keras``,
             ``saved_model``, ``onnx``, ``tflite``, ``pt2``, or ``object`` for anything else.
 
-    A backend that computes on GPUs also has ``on_gpu() -> Backend``: the same for the one GPU that
-    its process sees. Making it imports no framework either.
+    A backend that can do less with models of some kind also has ``refuses(kind, quantization) ->
+    str``, which says why, or nothing. It is asked of model files where ``support`` said yes; for
+    what a callable returns, ``quantize`` finds out.
 
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.

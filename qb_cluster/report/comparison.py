@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report import verdicts
 from qb_cluster.report.pareto import pareto_front
-from qb_cluster.report.records import FLOAT
+from qb_cluster.report.records import are_baselines
 from qb_cluster.report.same import same_as
 
 POINTS: Final = "points"
@@ -28,6 +28,7 @@ CONDITIONS: Final = (
 
 COLUMNS: Final = (
     "cell_id",
+    "baseline_cell_id",
     "sweep",
     "model",
     "dataset",
@@ -160,12 +161,12 @@ def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:
 
 def baselines(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the rows of the float baselines."""
-    return comparison[comparison["scheme"] == FLOAT]
+    return comparison[are_baselines(comparison)]
 
 
 def quantized(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the other rows."""
-    return comparison[comparison["scheme"] != FLOAT]
+    return comparison[~are_baselines(comparison)]
 
 
 def _size_ratio(cells: pd.DataFrame) -> NDArray[np.float64]:

@@ -1,13 +1,10 @@
 """Rows of a table as plain mappings, grouped by where they were measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-
-FLOAT: Final = "float"
-"""The scheme of a baseline."""
 
 Row = Mapping[str, Any]
 """A row of results or of the comparison, with ``None`` for null."""
@@ -23,6 +20,21 @@ def records(cells: pd.DataFrame) -> list[Row]:
     """Give rows as mappings, with ``None`` for null."""
     # Five times as fast as pandas' own way, and a report asks often.
     return list[Row](pa.Table.from_pandas(cells, preserve_index=False).to_pylist())
+
+
+def is_baseline(row: Row) -> bool:
+    """Tell whether a row is a float baseline: by its id, since a label can be any word."""
+    return bool(row["cell_id"] == row["baseline_cell_id"])
+
+
+def are_baselines(cells: pd.DataFrame) -> pd.Series:
+    """Tell of each row of a table whether it is a float baseline."""
+    return cells["cell_id"] == cells["baseline_cell_id"]
+
+
+def notes_of(row: Row) -> list[str]:
+    """Give the notes of a row of results or of the comparison."""
+    return row["notes"].split("; ") if row["notes"] else []
 
 
 def by_place(cells: Sequence[Row]) -> dict[Place, list[Row]]:

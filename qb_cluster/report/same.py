@@ -12,7 +12,7 @@ import pandas as pd
 
 from qb_cluster.contracts.calibration import Calibration
 from qb_cluster.report import verdicts
-from qb_cluster.report.records import FLOAT, Row, records
+from qb_cluster.report.records import Row, are_baselines, is_baseline, records
 from qb_cluster.report.table import Table
 
 AXES: Final = ("scheme", "bits", "calibration")
@@ -69,7 +69,7 @@ def same_as(cells: pd.DataFrame) -> pd.Series:
         for that cell itself, and where there is none.
     """
     known = cells[cells["outputs_digest"].notna()]
-    known = known.sort_values("scheme", key=lambda names: names != FLOAT, kind="stable")
+    known = known.loc[are_baselines(known).sort_values(ascending=False, kind="stable").index]
     groups = known.groupby([*_RUNS_ON, "outputs_digest"], dropna=False, sort=False)
     first = groups["cell_id"].transform("first")
     return first.mask(first == known["cell_id"]).reindex(cells.index)
@@ -86,8 +86,8 @@ def unchanged(cells: pd.DataFrame, outputs: pd.Series) -> tuple[Unchanged, ...]:
         cells: the comparison, with ``same_as``.
         outputs: ``outputs_digest`` by ``cell_id``.
     """
-    floats = cells.loc[cells["scheme"] == FLOAT, "cell_id"]
-    counts = (cells["status"] == "ok") & (cells["scheme"] != FLOAT)
+    floats = cells.loc[are_baselines(cells), "cell_id"]
+    counts = (cells["status"] == "ok") & ~are_baselines(cells)
     counts &= ~cells["same_as"].isin(set(floats))
     if not (counts & cells["same_as"].notna()).any():
         return ()
@@ -194,7 +194,7 @@ def _common(row: Row, axis: str) -> str:
 
 
 def _name(row: Row) -> str:
-    if row["scheme"] == FLOAT:
-        return f"{row['backend']} {FLOAT}"
+    if is_baseline(row):
+        return f"{row['backend']} float"
     label = verdicts.labels_of(row)["calibration"]
     return " ".join([_common(row, ""), *([] if row["calibration_observer"] is None else [label])])
