@@ -13,6 +13,7 @@ from qb_cluster.contracts.bits import Bits
 from qb_cluster.contracts.board import SshBoard
 from qb_cluster.contracts.calibration import Calibration, ObserverName
 from qb_cluster.contracts.cell import (
+    MEASURED,
     STATUSES,
     Cell,
     Device,
@@ -21,7 +22,7 @@ from qb_cluster.contracts.cell import (
     Ref,
     Status,
 )
-from qb_cluster.contracts.finished import FinishedCell
+from qb_cluster.contracts.finished import FinishedCell, fate
 from qb_cluster.contracts.outcome import (
     PREPARED,
     ArtifactRef,
@@ -48,6 +49,7 @@ from qb_cluster.contracts.task import Task
 
 __all__ = [
     "FLOAT",
+    "MEASURED",
     "PREPARED",
     "STATUSES",
     "Activations",
@@ -85,4 +87,5 @@ __all__ = [
     "Task",
     "WeightQuantizer",
     "WeightRange",
+    "fate",
 ]

@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from qb_cluster.contracts.bits import Bits
 from qb_cluster.contracts.board import SshBoard
@@ -11,6 +11,7 @@ from qb_cluster.contracts.scheme import Execution
 
 Status = Literal[
     "ok",
+    "partial",
     "failed",
     "unsupported",
     "not_applied",
@@ -20,6 +21,9 @@ Status = Literal[
     "crashed",
 ]
 STATUSES: tuple[str, ...] = get_args(Status)
+MEASURED: Final = ("ok", "partial")
+"""Those of cells that were measured. A ``partial`` one quantized less than 0.9 of what its scheme
+covers: it is shown, and is no proof of the scheme."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What a scheme covers: which kinds of layers, and which of the tensors around them."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, get_args
 
@@ -42,3 +43,22 @@ def covered_share(found: Coverage) -> float | None:
     """Give the share of the covered weights that is quantized; ``None`` if none are covered."""
     total = sum(count for _, count in found.values())
     return sum(done for done, _ in found.values()) / total if total else None
+
+
+def partial_reason(covered: float | None, integer: float | None) -> str:
+    """Say that a cell quantized a part of what its scheme covers; nothing where it did all.
+
+    Args:
+        covered: share of the covered weights that is quantized; ``None`` where unknown.
+        integer: share of the covered multiply-accumulates that run in integers; ``None`` where
+            unknown, and where they are not meant to.
+    """
+    if covered is not None and covered < WHOLE:
+        return f"{_percent(covered)} of the weights quantized"
+    if integer is not None and integer < WHOLE:
+        return f"{_percent(integer)} of MACs in integers"
+    return ""
+
+
+def _percent(share: float) -> str:
+    return f"{math.floor(100 * share)} %"

@@ -29,14 +29,11 @@ class Judgement:
         rules: in order: later ones win.
         adjust: ``holm`` adjusts p-values for the number of cells that get a verdict.
         shares: labels of the metrics whose value is a share of the examples.
-        integer_activations: labels of the schemes that quantize activations to integers: their
-            products are meant to run in integers.
     """
 
     rules: tuple[ToleranceRule, ...] = ()
     adjust: Adjust = "holm"
     shares: frozenset[str] = SHARES
-    integer_activations: frozenset[str] = frozenset({"dynamic", "static"})
 
     def tolerance(self, metric: str, labels: Mapping[Axis, str]) -> Tolerance | None:
         """Give the tolerance of a cell; ``None`` where there is none.
@@ -65,7 +62,6 @@ class Judgement:
             ],
             "adjust": self.adjust,
             "shares": sorted(self.shares),
-            "integer_activations": sorted(self.integer_activations),
         }
 
     @classmethod
@@ -84,8 +80,7 @@ class Judgement:
         )
         if found["adjust"] not in get_args(Adjust):
             raise ValueError(f"'{found['adjust']}' is no adjustment")
-        labels = (frozenset(found[name]) for name in ("shares", "integer_activations"))
-        return cls(rules, found["adjust"], *labels)
+        return cls(rules, found["adjust"], frozenset(found["shares"]))
 
 
 EVERY_CELL: Final = Match({})

@@ -17,6 +17,7 @@ from qb_cluster.contracts import (
     Outcome,
     QualityResult,
     Status,
+    fate,
 )
 from qb_cluster.dispatch.events import Action, Finish, Notice
 from qb_cluster.dispatch.job import Job
@@ -163,7 +164,8 @@ class Admission:
             reference = outcome.quality if cell.is_baseline else baseline
             self._queue(Job(cell, "latency", alone=True, baseline=reference, quality=outcome))
         else:
-            actions.append(Finish(FinishedCell(cell, (outcome,), "ok", None, attempt)))
+            ended = FinishedCell(cell, (outcome,), *fate(cell, (outcome,)), attempt)
+            actions.append(Finish(ended))
         if cell.is_baseline and outcome.quality is not None:
             actions += self._settled(cell, outcome.quality)
         return actions

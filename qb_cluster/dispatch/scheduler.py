@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
-from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome, SshBoard
+from qb_cluster.contracts import Cell, Device, FinishedCell, Outcome, SshBoard, fate
 from qb_cluster.dispatch.admission import Admission, Past
 from qb_cluster.dispatch.crew import CALLS_IN_HAND, Call, Node, Worker
 from qb_cluster.dispatch.deadlines import Deadlines
@@ -265,8 +265,7 @@ class Scheduler:
         if job.stage == "latency" or outcome.status != "ok" or outcome.quality is None:
             outcomes = (job.quality, outcome) if job.quality else (outcome,)
             story = "\n".join(job.story) or None
-            status, error = outcome.status, outcome.error
-            ended = FinishedCell(cell, outcomes, status, error, job.attempt, story)
+            ended = FinishedCell(cell, outcomes, *fate(cell, outcomes), job.attempt, story)
             return self._give_up(job, ended)
         actions: list[Action] = []
         if cell.is_baseline or cell.is_timed:

@@ -29,7 +29,7 @@ class Claim:
     @property
     def holds(self) -> bool:
         """Whether it ran natively; a float artifact is what a caveat may have warned of."""
-        warned = {"ok", "not_applied"} if self.entry.native.reason else {"ok"}
+        warned = {"ok", "partial", "not_applied"} if self.entry.native.reason else {"ok"}
         return bool(self.statuses) and set(self.statuses.values()) <= warned
 
 

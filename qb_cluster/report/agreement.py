@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from qb_cluster.contracts import MEASURED
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.report.comparison import CONDITIONS, in_order
 from qb_cluster.report.records import are_baselines, is_baseline
@@ -56,7 +57,7 @@ def agreement(run: StoredRun) -> pd.DataFrame:
         without classes. ``sqnr_db`` is 10 log10(Σx² / Σ(x-y)²) with x from ``cell_id`` and y from
         ``other_cell_id``; infinite when equal, null where one side's outputs were not kept.
     """
-    results = in_order(run.results[run.results["status"].isin(("ok", "kernel_mismatch"))])
+    results = in_order(run.results[run.results["status"].isin((*MEASURED, "kernel_mismatch"))])
     floats = results[are_baselines(results)].set_index("cell_id", drop=False)
     matrices = []
     kinds, places = (

@@ -99,7 +99,7 @@ def kind(row: Row) -> str:
         return str(row["status"])
     if is_baseline(row):
         return FLOAT
-    return PARTIAL if row["is_partial"] else row["quality_verdict"] or NO_VERDICT
+    return row["quality_verdict"] or NO_VERDICT
 
 
 def best(group: Group, count: int) -> list[Row]:

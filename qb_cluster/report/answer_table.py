@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 from tabulate import tabulate
 
+from qb_cluster.contracts import MEASURED
 from qb_cluster.report import cell_text
 from qb_cluster.report.answer import FLOAT, NAME, Answer, Group, best, counted, kind
 from qb_cluster.report.comparison import POINTS
@@ -52,7 +53,8 @@ def _measured(
     """Make a column that is empty where nothing was measured."""
 
     def text(row: Row, rows: Sequence[Row]) -> str:
-        return form(row, rows) if row["status"] == "ok" and row[needs] is not None else ""
+        has = row["status"] in MEASURED and row[needs] is not None
+        return form(row, rows) if has else ""
 
     return _Column(title, text, drop)
 
@@ -119,7 +121,11 @@ _COLUMNS: Final = (
         "examples_needed",
         drop=5,
     ),
-    _Column(lambda _: "\nverdict", lambda row, _: kind(row), justify="left"),
+    _Column(
+        lambda _: "\nverdict",
+        lambda row, _: cell_text.partial(row) if row["status"] == "partial" else kind(row),
+        justify="left",
+    ),
 )
 _EXTRA: Final = 5  # columns with this `drop` or more are there where there is room, else unsaid
 _NAME: Final = 0  # the column that is folded where even the last one dropped is not enough

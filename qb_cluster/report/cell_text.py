@@ -6,6 +6,8 @@ from typing import Final
 
 from rich.filesize import decimal
 
+from qb_cluster.contracts import MEASURED
+from qb_cluster.contracts.coverage import WHOLE
 from qb_cluster.report.comparison import CONDITIONS, POINTS
 from qb_cluster.report.records import Row, is_baseline
 
@@ -23,7 +25,7 @@ def unit(row: Row) -> str:
 
 def value(row: Row) -> str:
     """Give a cell's own metric, or its status where there is none."""
-    if row["status"] != "ok" or row["value"] is None:
+    if row["status"] not in MEASURED or row["value"] is None:
         return str(row["status"])
     return f"{_points(row['value'], row)}%" if _in_points(row) else f"{row['value']:.4g}"
 
@@ -151,7 +153,7 @@ def cell(row: Row) -> str:
         ratios = (("SQNR", row["sqnr_db"]), ("sim", row["reference_sqnr_db"]))
         known = [f"{name} {decibels(ratio)}" for name, ratio in ratios if ratio is not None]
         return "\n".join([str(row["status"]), *known])
-    if row["status"] != "ok":
+    if row["status"] not in MEASURED:
         return str(row["status"])
     lines = [*_change(row), *_flips(row)]
     if row["execution"] == "simulated":
@@ -162,9 +164,17 @@ def cell(row: Row) -> str:
     return "\n".join([*lines, *_speed(row)])
 
 
+def partial(row: Row) -> str:
+    """Say how much of what its scheme covers a partial cell has quantized: ``partial 27 %``."""
+    weights = "quantized_share" if row["covered_share"] is None else "covered_share"
+    shares = [row[name] for name in (weights, "integer_layer_mac_share")]
+    known = [share for share in shares if share is not None and share < WHOLE]
+    return f"partial {math.floor(100 * min(known))} %" if known else "partial"
+
+
 def on_device(row: Row) -> str:
     """Give what one device made of a cell: metric, change, latency, speed-up; or the status."""
-    if row["status"] != "ok":
+    if row["status"] not in MEASURED:
         return cell(row)
     lines = [value(row)]
     is_float = is_baseline(row)
@@ -201,7 +211,7 @@ def _points(number: float, row: Row, coarse_from: float = math.inf) -> str:
 def _change(row: Row) -> list[str]:
     if row["delta"] is None:
         return ["no change known"]
-    verdict = "partial" if row["is_partial"] else row["quality_verdict"] or ""
+    verdict = partial(row) if row["status"] == "partial" else row["quality_verdict"] or ""
     first = f"{change(row['delta'], row)} {verdict}".rstrip()
     return [first, f"[{reach(row)}]" if reach(row) else "no interval"]
 

@@ -71,8 +71,12 @@ COLUMNS: Final = (
     "quantized_share",
     "integer_mac_share",
     "integer_layer_mac_share",
+    "coverage",
+    "covered_share",
+    "activation_scope",
     "fallback_ops",
     "artifact_bytes",
+    "weight_bytes",
     "baseline_artifact_bytes",
     "size_ratio",
     "latency_median_ns",
@@ -140,7 +144,7 @@ def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     cells[list(verdicts.COLUMNS)] = verdicts.judge(cells, judgement)
     # What quantized only a part is shown, and neither ranked nor starred: it proves no scheme.
     competes = (cells["status"] == "ok") & (cells["execution"] != "simulated")
-    cells["pareto"] = pareto_front(cells, competes & ~cells["is_partial"])
+    cells["pareto"] = pareto_front(cells, competes)
     in_points = is_in_points(cells, judgement)
     units = in_points.map({True: POINTS, False: OWN_UNIT})
     cells["metric_unit"] = units.mask(cells["metric"].isna())

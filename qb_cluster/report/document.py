@@ -6,6 +6,7 @@ from typing import Final
 
 import pandas as pd
 
+from qb_cluster.contracts import MEASURED
 from qb_cluster.report import cell_text, same
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.bits import DB_PER_BIT
@@ -146,12 +147,12 @@ def _reason_tables(results: pd.DataFrame) -> Iterator[Table]:
         if row["status"] != "ok":
             lines = (row["error"] or "").splitlines()
             bad.append((row["status"], lines[0] if lines else "no reason given", row))
-        else:
-            remarkable += [("ok", note, row) for note in notes_of(row)]
+        if row["status"] in MEASURED:
+            remarkable += [(row["status"], note, row) for note in notes_of(row)]
     if bad:
         yield _reasons("not ok", "reason", bad)
     if remarkable:
-        yield _reasons("notes on cells that are ok", "note", remarkable)
+        yield _reasons("notes on cells that ran", "note", remarkable)
 
 
 def _reasons(title: str, what: str, cells: Sequence[tuple[str, str, Row]]) -> Table:

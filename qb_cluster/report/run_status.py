@@ -13,6 +13,7 @@ from typing import Any, Final
 import pandas as pd
 import psutil
 
+from qb_cluster.contracts import MEASURED
 from qb_cluster.report.reasons import Reason, grouped
 from qb_cluster.report.records import records
 from qb_cluster.storage import Folder
@@ -24,7 +25,7 @@ from qb_cluster.store.reading import read_run, read_table
 RECENT: Final = timedelta(minutes=5)
 _FEWEST: Final = 5  # cells, and
 _SHORTEST: Final = timedelta(seconds=20)  # of work, before anything is said about the pace
-_HARMLESS: Final = ("ok", "unsupported")
+_HARMLESS: Final = (*MEASURED, "unsupported")
 _NAME: Final = ["model", "dataset", "backend", "device", "scheme", "bits"]
 
 

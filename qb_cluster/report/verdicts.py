@@ -1,6 +1,5 @@
 """Verdicts: does a cell hold its tolerance, and how sure is that?"""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,12 +16,8 @@ from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.evaluation import noninferiority as tests
 from qb_cluster.report.records import Row, is_baseline, records
 
-WHOLE_SHARE: Final = 0.9
-"""A cell that quantized less of what its scheme is for is no proof of the scheme."""
-
 _WHOLE_METRIC: Final = 1.0  # the range of a share
 COLUMNS: Final = (
-    "is_partial",
     "tolerance",
     "quality_verdict",
     "no_verdict_reason",
@@ -52,7 +47,6 @@ def judge(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
 
     Returns:
         A row per row of ``results``, in its order and with its index, with ``COLUMNS``:
-        ``is_partial``, where the cell is ok and quantized only a part of the model;
         ``tolerance``, the margin in the metric's own unit, null where there is none;
         ``quality_verdict``, null where there is none, ``no_verdict_reason`` saying why;
         ``p_verdict``, one-sided, of what is nearer to be shown; ``p_adjusted``, the same after
@@ -68,34 +62,17 @@ def judge(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     each, ranks = iter(p), iter(_multipliers(p) if family > 1 else np.ones(len(p)))
     columns: list[tuple[Any, ...]] = []
     for row, one in zip(rows, tried, strict=True):
-        is_partial = row["status"] == "ok" and bool(partial_reason(row, judgement))
         if isinstance(one, str):
-            columns.append((is_partial, None, None, one or None, None, None, None))
+            columns.append((None, None, one or None, None, None, None))
             continue
         p_adjusted, error_rate = float(next(adjusted)), 1 - row["confidence"]
         is_shown, level = p_adjusted <= error_rate, error_rate / next(ranks)
         verdict = one.shown if is_shown else "undecided"
         needed = None if is_shown else _needed(row, one.margin, level)
-        columns.append((is_partial, one.margin, verdict, None, next(each), p_adjusted, needed))
-    dtypes = "bool", "Float64", "str", "str", "Float64", "Float64", "Int64"
+        columns.append((one.margin, verdict, None, next(each), p_adjusted, needed))
+    dtypes = "Float64", "str", "str", "Float64", "Float64", "Int64"
     types = dict(zip(COLUMNS, dtypes, strict=True))
     return pd.DataFrame(columns, index=results.index, columns=list(COLUMNS)).astype(types)
-
-
-def partial_reason(row: Row, judgement: Judgement) -> str:
-    """Say that a quantized cell did so to a part of the model; nothing where it was all of it."""
-    if is_baseline(row):
-        return ""
-    weights = row["quantized_share"]
-    if weights is not None and weights < WHOLE_SHARE:
-        return f"{_percent(weights)} of the weights quantized"
-    is_integer = row["scheme"] in judgement.integer_activations
-    products = row["integer_layer_mac_share"]
-    products = row["integer_mac_share"] if products is None else products
-    is_known = row["execution"] == "native" and products is not None
-    if is_integer and is_known and products < WHOLE_SHARE:
-        return f"{_percent(products)} of MACs in integers"
-    return ""
 
 
 def labels_of(row: Row) -> Mapping[Axis, str]:
@@ -130,7 +107,7 @@ def _test(row: Row, judgement: Judgement) -> _Test | str:
     """Tell what is tried on a cell, or why it gets no verdict; a float baseline needs no reason."""
     if is_baseline(row):
         return ""
-    if reason := _no_result(row) or partial_reason(row, judgement):
+    if reason := _no_result(row):
         return reason
     tolerance = judgement.tolerance(row["metric"], labels_of(row))
     if tolerance is None:
@@ -139,6 +116,8 @@ def _test(row: Row, judgement: Judgement) -> _Test | str:
 
 
 def _no_result(row: Row) -> str:
+    if row["status"] == "partial":
+        return str(row["error"] or row["status"])
     if row["status"] != "ok":
         return str(row["status"])
     is_known = row["delta"] is not None and row["examples"] is not None
@@ -203,7 +182,3 @@ def _multipliers(p: NDArray[np.float64]) -> NDArray[np.float64]:
     ranks = np.empty(len(p))
     ranks[np.argsort(p, kind="stable")] = len(p) - np.arange(len(p))
     return ranks
-
-
-def _percent(share: float) -> str:
-    return f"{math.floor(100 * share)} %"

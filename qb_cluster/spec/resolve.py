@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product as every
 from typing import Any, Final
 
@@ -88,7 +88,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         includes=includes,
         exclude=tuple(map(_match, keys.exclude)),
         overrides=tuple(map(_override, keys.overrides)),
-        judgement=_judgement(keys, [grid, *includes]),
+        judgement=_judgement(keys),
         measure=settings.measure,
         timeout_s=settings.timeout_s,
         timeout_retries=settings.timeout_retries,
@@ -187,7 +187,7 @@ def _override(keys: OverrideKeys) -> Override:
     return Override(_match(keys.when), change)
 
 
-def _judgement(keys: SweepKeys, products: Iterable[Product]) -> Judgement:
+def _judgement(keys: SweepKeys) -> Judgement:
     given = [(EVERY_CELL, keys.measure), *((_match(o.when), o.set.measure) for o in keys.overrides)]
     rules = tuple(
         ToleranceRule(when, measure.tolerance)
@@ -197,14 +197,7 @@ def _judgement(keys: SweepKeys, products: Iterable[Product]) -> Judgement:
     metrics = [ref_of(measure.metric) for _, measure in given]
     shares = {metric.label for metric in metrics if metric.target in SHARES}
     others = {metric.label for metric in metrics if metric.target not in SHARES}
-    integer = {
-        label_of(named)
-        for product in products
-        for named in product.scheme
-        if named.scheme.activations != "none"
-    }
-    labels = frozenset((shares | SHARES) - others), frozenset(integer)
-    return Judgement(rules, keys.measure.adjust, *labels)
+    return Judgement(rules, keys.measure.adjust, frozenset((shares | SHARES) - others))
 
 
 def _match(keys: MatchKeys) -> Match:

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 
 TableName = Literal[
     "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
@@ -74,14 +74,18 @@ RESULTS: Final = (
     Column("outputs_digest", _TEXT, "its outputs are in `artifacts/`, under this name, as `.npy`"),
     Column("artifact_bytes", _INT, "size of the artifact; null where simulated"),
     Column("baseline_artifact_bytes", _INT, "size of the float artifact"),
+    Column("weight_bytes", _INT, "bytes of the parameters in it, scales included"),
     Column("bits_per_weight", _REAL, "bits really stored per parameter; null where simulated"),
     Column("quantized_share", _REAL, "share of the parameters really quantized, 0 to 1"),
     Column("integer_mac_share", _REAL, "share of multiply-accumulates in integers, 0 to 1"),
     Column(
         "integer_layer_mac_share",
         _REAL,
-        "the same over products that have weights, which those inside attention have not",
+        "the same over products whose weights the scheme covers; those inside attention have none",
     ),
+    Column("coverage", _TEXT, "parameters quantized and covered, by kind of layer, as JSON"),
+    Column("covered_share", _REAL, "share of the covered weights really quantized, 0 to 1"),
+    Column("activation_scope", _TEXT, "activations rounded: `inputs`, `layers` or `all`"),
     Column("fallback_ops", _TEXT, "ops that stayed float though the scheme covers them"),
     Column("notes", _TEXT, "caveats and surprises, separated by semicolons"),
     Column("latency_median_ns", _INT, "time of one example: geometric mean of the blocks' medians"),

@@ -13,6 +13,7 @@ from qb_cluster.catalog.counted import ARTIFACT
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.catalog.value_digest import value_digest
 from qb_cluster.contracts import Artifact, Backend, Cell, Content, Execution, Quantization
+from qb_cluster.contracts.coverage import Scope
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
@@ -67,16 +68,25 @@ class Preparation:
         example = self.loaded.dataset.example()
         return self._made(lambda: self.backend.convert(self.loaded.model, example), "float")
 
-    def quantize(self, cell: Cell, baseline: Artifact, execution: Execution) -> Prepared:
+    def quantize(
+        self,
+        cell: Cell,
+        baseline: Artifact,
+        execution: Execution,
+        scope: Scope | None = None,
+    ) -> Prepared:
         """Give the quantized artifact.
+
+        Args:
+            cell: names the scheme, its bits and its calibration.
+            baseline: the float artifact.
+            execution: native or simulated.
+            scope: which activations are rounded, where the scheme leaves that open.
 
         Raises:
             CellError: it cannot be quantized.
         """
-        if cell.scheme is None or cell.bits is None:
-            raise ValueError(f"cell {cell.cell_id} asks for no quantization")
-        scheme = plugins.make("scheme", cell.scheme)
-        quantization = Quantization(scheme, cell.bits, execution, cell.calibration)
+        quantization = asked(cell, execution, scope)
         examples = None
         if cell.calibration is not None:
             examples = self.loaded.dataset.calibration_sample(cell.calibration)
@@ -84,6 +94,7 @@ class Preparation:
             lambda: self.backend.quantize(self.loaded.model, baseline, quantization, examples),
             scheme_digest(cell.scheme),
             ARTIFACT.text(replace(cell, execution=execution)),
+            quantization.scheme.scope,
             None if examples is None else value_digest(list(examples.items())),
         )
 
@@ -103,3 +114,19 @@ class Preparation:
         shapes = [(name, str(array.dtype), array.shape) for name, array in example.items()]
         parts = [KEY_VERSION, fingerprint(), self.backend_digest, self.content.model, shapes, asked]
         return blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def asked(cell: Cell, execution: Execution, scope: Scope | None = None) -> Quantization:
+    """Give what a cell asks of a backend.
+
+    Args:
+        cell: a quantized one.
+        execution: native or simulated.
+        scope: which activations are rounded, where the scheme leaves that open.
+    """
+    if cell.scheme is None or cell.bits is None:
+        raise ValueError(f"cell {cell.cell_id} asks for no quantization")
+    scheme = plugins.make("scheme", cell.scheme)
+    if scheme.scope is None and scope is not None:
+        scheme = replace(scheme, scope=scope)
+    return Quantization(scheme, cell.bits, execution, cell.calibration)

@@ -3,6 +3,7 @@
 What runs on the machine that prepared it has no such stage: its quality stage does the same.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import Artifact, ArtifactRef, Cell, Content, QualityResult, Task
+from qb_cluster.contracts.coverage import covered_share
 from qb_cluster.errors import CellError, NotAppliedError
 from qb_cluster.nodes.cores import pinned
 from qb_cluster.nodes.environment import fingerprint
@@ -148,6 +150,11 @@ def _state_facts(
     values["integer_mac_share"] = facts.integer_mac_share
     values["integer_layer_mac_share"] = facts.integer_layer_mac_share
     values["fallback_ops"] = ",".join(facts.fallback_ops)
+    values["weight_bytes"] = None if simulated else facts.parameter_bytes
+    values["activation_scope"] = facts.scope
+    if facts.coverage is not None:
+        values["coverage"] = json.dumps(facts.coverage)
+        values["covered_share"] = covered_share(facts.coverage)
     values["notes"] = "; ".join(facts.notes) or None
     if baseline is None:
         return
@@ -192,8 +199,15 @@ def find_twin(
     if cell.simulator is not None:
         values["simulator"] = cell.simulator.label
         try:
-            return simulated_twin(cell, cell.simulator, preparation, artifacts)
+            twin = simulated_twin(cell, cell.simulator, preparation, artifacts)
         except CellError as error:
             note = f"kernels are held against nothing: {error}"
-    values["notes"] = "; ".join(filter(None, [values.get("notes"), note]))
+        else:
+            _note(values, twin.note)
+            return twin
+    _note(values, note)
     return None
+
+
+def _note(values: dict[str, Any], note: str) -> None:
+    values["notes"] = "; ".join(filter(None, [values.get("notes"), note])) or None

@@ -29,6 +29,7 @@ from qb_cluster.evaluation import comparison, inference, kernel
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.preparation import asked
 from qb_cluster.worker.prepare_stage import Made, made_before, make, reference_outputs
 from qb_cluster.worker.reference import twin_name
 from qb_cluster.worker.site import Site, refuse_other_runtime, runtime_of
@@ -164,7 +165,8 @@ def _quantized_outputs(
         )
     if cell.execution == "simulated":
         preparation = made.preparation
-        name = twin_name(cell, preparation.content, preparation.backend_digest)
+        scope = preparation.backend.support(asked(cell, "simulated")).scope
+        name = twin_name(cell, preparation.content, preparation.backend_digest, scope)
         artifacts.put_twin(name, outputs)
     if reference is None:
         return outputs

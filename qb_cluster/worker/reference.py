@@ -9,18 +9,26 @@ from numpy.typing import NDArray
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import backend_digest, scheme_digest
 from qb_cluster.catalog.counted import TWIN
-from qb_cluster.contracts import Cell, Content, Ref
+from qb_cluster.contracts import Backend, Cell, Content, Ref
+from qb_cluster.contracts.coverage import Scope
 from qb_cluster.evaluation import inference
 from qb_cluster.worker.artifact_folder import ArtifactFolder
-from qb_cluster.worker.preparation import Preparation
+from qb_cluster.worker.preparation import Preparation, asked
 
 
 @dataclass(frozen=True, slots=True)
 class Twin:
-    """What a cell's kernels are held against, and the name that it is kept under."""
+    """What a cell's kernels are held against.
+
+    Attributes:
+        name: that it is kept under.
+        outputs: of the simulation.
+        note: what it covers otherwise than the kernels do; empty where they cover the same.
+    """
 
     name: str
     outputs: NDArray[np.float32]
+    note: str = ""
 
 
 def simulated_twin(
@@ -39,18 +47,29 @@ def simulated_twin(
     """
     backend = plugins.make("backend", simulator)
     digest = backend_digest(backend, simulator)
-    name = twin_name(cell, preparation.content, digest)
+    scope, note = _scope(cell, preparation.backend, backend)
+    name = twin_name(cell, preparation.content, digest, scope)
     kept = artifacts.get_twin(name)
     if kept is None:
         simulation = replace(preparation, backend=backend, backend_digest=digest)
-        kept = _simulate(cell, simulation)
+        kept = _simulate(cell, simulation, scope)
         artifacts.put_twin(name, kept)
     else:
         preparation.loaded.reused.add("twin")
-    return Twin(name, kept)
+    return Twin(name, kept, note)
 
 
-def twin_name(cell: Cell, content: Content, simulator: str) -> str:
+def _scope(cell: Cell, native: Backend, simulator: Backend) -> tuple[Scope | None, str]:
+    """Tell which activations are simulated, and what the kernels round otherwise."""
+    wanted = native.support(asked(cell, "native")).scope
+    found = simulator.support(asked(cell, "simulated", wanted))
+    if found.supported:
+        return found.scope, ""
+    own = simulator.support(asked(cell, "simulated")).scope
+    return own, f"the kernels round '{wanted}' activations, and their simulation '{own}'"
+
+
+def twin_name(cell: Cell, content: Content, simulator: str, scope: Scope | None) -> str:
     """Name the outputs of a simulated cell by all that decides them.
 
     Args:
@@ -58,14 +77,16 @@ def twin_name(cell: Cell, content: Content, simulator: str) -> str:
             names.
         content: of its float baseline.
         simulator: digest of the backend that simulates.
+        scope: which activations it rounds.
     """
-    digests = (simulator, content.model, content.dataset, scheme_digest(cell.scheme))
+    scheme = f"{scheme_digest(cell.scheme)} {scope}"
+    digests = (simulator, content.model, content.dataset, scheme)
     return blake2b("\n".join((*digests, TWIN.text(cell))).encode(), digest_size=16).hexdigest()
 
 
-def _simulate(cell: Cell, simulation: Preparation) -> NDArray[np.float32]:
+def _simulate(cell: Cell, simulation: Preparation, scope: Scope | None) -> NDArray[np.float32]:
     baseline = simulation.convert().artifact
-    artifact = simulation.quantize(cell, baseline, "simulated").artifact
+    artifact = simulation.quantize(cell, baseline, "simulated", scope).artifact
     loaded = simulation.loaded
     executable = simulation.backend.open(artifact, loaded.model, cell.device.threads)
     return inference.run(executable, loaded.dataset.inputs, cell.measure.batch_size)

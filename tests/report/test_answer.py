@@ -84,7 +84,7 @@ def test_a_float_model_a_part_and_what_failed_are_neither(answered):
     given = answered(
         floats(),
         ran(size=50_000, ns=20_000),
-        (part, quality(part, n=2000, right=1900, quantized_share=0.5, artifact_bytes=1)),
+        (part, quality(part, n=2000, right=1900, covered_share=0.5, artifact_bytes=1)),
         (late, quality(late, n=2000, right=1900, worse=0, better=0, artifact_bytes=1), end),
     )
     [group] = given.groups
@@ -143,7 +143,7 @@ def test_where_all_failed_the_headline_counts_how(answered):
 
 def test_parts_alone_are_no_verdict(answered):
     cell = make_cell()
-    given = answered(floats(), (cell, quality(cell, quantized_share=0.5)))
+    given = answered(floats(), (cell, quality(cell, covered_share=0.5)))
     assert headline(given).endswith(": no verdict (1 partial)")
 
 
@@ -237,7 +237,7 @@ def test_rows_are_best_first(answered):
     gone = make_cell("static", "w5a8")
     given = answered(
         (gone, failed(gone, "crashed", "no")),
-        (part, quality(part, quantized_share=0.5)),
+        (part, quality(part, covered_share=0.5)),
         ran("dynamic", "w2a8", flips=BAD, ns=1),
         floats(),
         ran("dynamic", "w4a8", flips=UNCLEAR, ns=1),

@@ -191,7 +191,9 @@ def test_ten_thousand_cells_are_answered_with_a_screen_of_bounded_length(ten_tho
 def words(*ended):
     """The last word or two of each row, by its bits."""
     text = shown(answered(*ended), 120, everything=True)
-    return dict(re.findall(r"^.tflite \w+ ?(\w*) .*?  +(?:.* )?(\w+) *$", text, re.MULTILINE))
+    return dict(
+        re.findall(r"^.tflite \w+ ?(\w*) .*?  +(?:.* )?(\w+(?: \d+ %)?) *$", text, re.MULTILINE)
+    )
 
 
 def test_each_row_ends_with_its_verdict_or_what_is_in_place_of_one():
@@ -201,7 +203,7 @@ def test_each_row_ends_with_its_verdict_or_what_is_in_place_of_one():
         (cell, quality(cell, n=1797, right=1700, worse=worse, better=0), latency(cell))
         for cell, worse in zip(cells, counts, strict=False)
     ]
-    ended.append((cells[3], quality(cells[3], quantized_share=0.5), latency(cells[3])))
+    ended.append((cells[3], quality(cells[3], covered_share=0.5), latency(cells[3])))
     ended.append((cells[4], failed(cells[4], "oom", "full")))
     ended.append((cells[5], failed(cells[5], "kernel_mismatch", "garbage")))
     baseline = make_cell(None)
@@ -210,7 +212,7 @@ def test_each_row_ends_with_its_verdict_or_what_is_in_place_of_one():
         "w2a8": "within",
         "w3a8": "worse",
         "w4a8": "undecided",
-        "w5a8": "partial",
+        "w5a8": "partial 50 %",
         "w6a8": "oom",
         "w7a8": "kernel_mismatch",
         "": "float",

@@ -63,7 +63,7 @@ def test_nobody_at_all_is_on_no_front():
 
 def test_cells_that_are_partial_simulated_or_not_ok_are_not_on_the_front():
     ended = []
-    for bits, found in (("w8a8", {}), ("w4a8", {"quantized_share": 0.5, "artifact_bytes": 1})):
+    for bits, found in (("w8a8", {}), ("w4a8", {"covered_share": 0.5, "artifact_bytes": 1})):
         cell = make_cell("static", bits)
         ended.append((cell, quality(cell, **found), latency(cell)))
     simulated = make_cell("static", "w3a8", execution="simulated")

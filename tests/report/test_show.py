@@ -173,7 +173,7 @@ def test_another_tolerance_or_adjustment_judges_again(run, show):
 
 def test_a_tolerance_replaces_all_rules_of_the_sweep(store, show):
     rules = [{"when": {"bits": ["w8a8"]}, "tolerance": None}]
-    sweeps = {"rules": rules, "adjust": "none", "shares": ["accuracy"], "integer_activations": []}
+    sweeps = {"rules": rules, "adjust": "none", "shares": ["accuracy"]}
     path = store((CELL, quality(CELL)), judgement=sweeps)
     assert "no tolerance is set for accuracy" in show(path, width=120, full=False)
     assert "1 of 1 configuration holds 5 pt" in show(
@@ -250,7 +250,7 @@ DAMAGED = [
 def test_a_damaged_judgement_is_told_with_where_and_what_to_do(store, show, judgement):
     path = store((CELL, quality(CELL)))
     if isinstance(judgement, dict) and judgement != {"rules": []}:
-        judgement |= {"adjust": "holm", "shares": [], "integer_activations": []}
+        judgement |= {"adjust": "holm", "shares": []}
     manifest = json.loads((path / "run.json").read_text()) | {"judgement": judgement}
     (path / "run.json").write_text(json.dumps(manifest))
     with pytest.raises(RunFolderError) as raised:

@@ -97,7 +97,7 @@ def test_adjusted_p_values_are_holms():
 def test_cells_without_a_verdict_do_not_count_in_the_adjustment():
     one = ran(worse=0, better=0)
     others = [
-        ran(bits="w4a8", worse=0, better=0, quantized_share=0.5),
+        ran(bits="w4a8", worse=0, better=0, covered_share=0.5),
         (make_cell("dynamic"), failed(make_cell("dynamic"), "failed", "no")),
         (make_cell(None), quality(make_cell(None))),
     ]
@@ -155,28 +155,27 @@ def test_the_last_rule_that_matches_wins_and_null_takes_the_verdict_away():
 @pytest.mark.parametrize(
     ("scheme", "found", "reason"),
     [
-        ("static", {"quantized_share": 0.899}, "89 % of the weights quantized"),
-        ("weight_only", {"quantized_share": 0.0}, "0 % of the weights quantized"),
-        ("static", {"quantized_share": 0.9}, None),
+        ("static", {"covered_share": 0.899}, "89 % of the weights quantized"),
+        ("weight_only", {"covered_share": 0.0}, "0 % of the weights quantized"),
+        ("static", {"covered_share": 0.9}, None),
         ("dynamic", {"integer_layer_mac_share": 0.5}, "50 % of MACs in integers"),
-        # Only where nobody knows the share of products that have weights do all of them count.
+        # Where a backend does not tell what is covered, all parameters count.
         (
             "static",
-            {"integer_mac_share": 0.858, "integer_layer_mac_share": None},
-            "85 % of MACs in integers",
+            {"covered_share": None, "quantized_share": 0.5},
+            "50 % of the weights quantized",
         ),
         # Attention: the products of two activations stay float in dynamic kernels.
         ("dynamic", {"integer_mac_share": 0.858, "integer_layer_mac_share": 1.0}, None),
         ("static", {"integer_mac_share": None, "integer_layer_mac_share": None}, None),
         # Its activations are meant to stay float.
         ("weight_only", {"integer_mac_share": 0.0, "integer_layer_mac_share": 0.0}, None),
-        ("static", {"quantized_share": None}, None),
+        ("static", {"covered_share": None, "quantized_share": None}, None),
     ],
 )
 def test_a_cell_that_quantized_only_a_part_gets_no_verdict(scheme, found, reason):
     bits = "w8" if scheme == "weight_only" else "w8a8"
     [row] = judged(ran(scheme, bits, n=2000, right=1900, worse=2, better=0, **found))
-    assert row["is_partial"] == (reason is not None)
     assert row["no_verdict_reason"] == reason
     assert row["quality_verdict"] == (None if reason else "within")
     assert (row["p_verdict"] is None) == (reason is not None)
@@ -185,28 +184,18 @@ def test_a_cell_that_quantized_only_a_part_gets_no_verdict(scheme, found, reason
 def test_a_simulated_cell_is_never_partial_by_its_products():
     simulated = {"execution": "simulated"}
     [row] = judged(ran(options=simulated, integer_layer_mac_share=0.0, integer_mac_share=0.0))
-    assert not row["is_partial"]
     assert row["quality_verdict"] == "undecided"
-    [row] = judged(ran(options=simulated, quantized_share=0.1))
-    assert row["is_partial"]
+    [row] = judged(ran(options=simulated, covered_share=0.1))
+    assert row["no_verdict_reason"] == "10 % of the weights quantized"
 
 
-def test_a_scheme_of_ones_own_counts_where_the_sweep_says_that_its_activations_are_integers():
-    mine = ran("mine", integer_layer_mac_share=0.0)
-    assert not judged(mine)[0]["is_partial"]
-    assert judged(mine, integer_activations=frozenset({"mine"}))[0]["is_partial"]
-
-
-@pytest.mark.parametrize("status", STATUSES[1:])
+@pytest.mark.parametrize("status", STATUSES[2:])
 def test_a_cell_that_is_not_ok_says_its_status_in_place_of_a_verdict(status):
     cell = make_cell()
-    stages = quality(cell, quantized_share=0.1), failed(cell, status, "no", stage="latency")
+    stages = quality(cell, covered_share=0.1), failed(cell, status, "no", stage="latency")
     [row] = judged((cell, *stages))
     assert row["no_verdict_reason"] == status
-    assert [row[name] for name in COLUMNS if name not in {"is_partial", "no_verdict_reason"}] == (
-        [None] * 5
-    )
-    assert not row["is_partial"]
+    assert [row[name] for name in COLUMNS if name != "no_verdict_reason"] == [None] * 5
 
 
 def test_a_cell_that_no_backend_can_run_says_so():
@@ -216,8 +205,8 @@ def test_a_cell_that_no_backend_can_run_says_so():
 
 def test_a_baseline_has_no_verdict_and_needs_no_reason():
     cell = make_cell(None)
-    [row] = judged((cell, quality(cell, quantized_share=0.0), latency(cell)))
-    assert row == dict.fromkeys(COLUMNS) | {"is_partial": False}
+    [row] = judged((cell, quality(cell, covered_share=0.0), latency(cell)))
+    assert row == dict.fromkeys(COLUMNS)
 
 
 def test_a_cell_without_a_change_from_float_says_so():

@@ -24,6 +24,7 @@ from qb_cluster.contracts import (
     QualityResult,
     Ref,
     SampleBlock,
+    fate,
 )
 from qb_cluster.evaluation.paired import proportion_difference
 from qb_cluster.store.rows import results_table
@@ -104,6 +105,8 @@ def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, laye
         "quantized_share": facts.quantized_parameters / facts.parameters,
         "integer_mac_share": None if is_baseline or simulated else 1.0,
         "integer_layer_mac_share": None if is_baseline or simulated else 1.0,
+        "activation_scope": None if is_baseline or cell.bits.activation is None else "layers",
+        "covered_share": None if is_baseline else 1.0,
         "notes": None,
         "prepare_ns": 123_456_789,
         "open_ns": 456_789,
@@ -203,8 +206,7 @@ def failed(cell, status, error, *, stage="quality", **changes):
 
 def finish(cell, *outcomes, attempt=1):
     """A cell that has ended with what its last stage says."""
-    last = outcomes[-1]
-    return FinishedCell(cell, outcomes, last.status, last.error, attempt)
+    return FinishedCell(cell, outcomes, *fate(cell, outcomes), attempt)
 
 
 def never_run(cell, status, error):

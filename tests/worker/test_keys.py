@@ -37,8 +37,8 @@ CELL = Cell(
 KNOWN = Content("m", "d", "b", "a")
 
 
-def name(cell=CELL, known=KNOWN, simulator="simulator"):
-    return twin_name(cell, known, simulator)
+def name(cell=CELL, known=KNOWN, simulator="simulator", scope="inputs"):
+    return twin_name(cell, known, simulator, scope)
 
 
 DECIDES_A_TWIN = {
