@@ -56,6 +56,13 @@ def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]
             ),
         ),
         (
+            scheme.weight_range == "signed_max" and scheme.activations == "static",
+            (
+                "onnxruntime's static quantizer takes positive weight scales only: it widens those "
+                "too small for an int32 bias; use weight_range minmax or mse"
+            ),
+        ),
+        (
             scheme.number == "bf16",
             (
                 "onnxruntime has no bfloat16 kernels for Conv, Gemm and MatMul on the CPU; it "
