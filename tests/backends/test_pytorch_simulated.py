@@ -170,6 +170,5 @@ def test_entropy_loses_to_minmax_where_a_tensor_has_few_values():
             (got,) = BACKEND.open(artifact, lambda: net, 1)(held_out).values()
             found[observer] = -10 * np.log10(np.sum((exact - got) ** 2))
         lost.append(found["minmax"] - found["entropy"])
-        print(samples, lost)
     assert lost[0] > 5
     assert lost[1] < 1.5
