@@ -167,9 +167,9 @@ def _signed_scales() -> Iterator[Check]:
         largest = np.abs(rows).argmax(axis=1)
         error = float(np.abs(steps[np.arange(len(rows)), largest]).max())
         yield Check(subject, "error of the largest weight", 0.0, error, 0.0)
-        error = float(np.abs(steps[within]).max())
+        error = float(np.abs(steps[within]).max(initial=0.0))
         yield Check(subject, "largest error ÷ |scale|, not clipped", 0.5, error, 1e-3)
-        error = float(steps[~within].max())
+        error = float(steps[~within].max(initial=0.0))
         yield Check(subject, "largest error ÷ |scale|, clipped at -w_max", 1.0, error, 1e-2)
 
 
