@@ -97,6 +97,7 @@ def launch(
     ) as folder:
         for problem in folder.problems:
             progress.warn(problem)
+        folder.count_only(cell.cell_id for cell in expand(spec))
         progress.begin(planned, folder.count)
         sweep = Sweep(
             expand(spec),
@@ -110,9 +111,6 @@ def launch(
         interrupts = _Interrupts(sweep.stop)
         sweep.run()
         statuses = folder.finished()
-    if interrupts.count or len(statuses) > planned:  # rows may be of cells that were planned once
-        ours = (cell.cell_id for cell in expand(spec))
-        statuses = {cell_id: statuses[cell_id] for cell_id in ours if cell_id in statuses}
     took_s = time.monotonic() - progress.began
     written = sum(sweep.written.values())
     progress.end(Closing(out, statuses, planned, written, took_s, is_kept).lines())

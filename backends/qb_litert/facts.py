@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from qb_cluster.contracts import ArtifactFacts
+from qb_cluster.contracts.coverage import Coverage, Scope, coverage
 from qb_litert.graph import (
+    LAYER_KINDS,
     Operation,
     Stored,
     is_constant,
@@ -49,7 +51,7 @@ def float_facts(data: bytes) -> ArtifactFacts:
 
 
 def quantized_facts(
-    data: bytes, parameters: int, *, kept_float: Collection[str] = ()
+    data: bytes, parameters: int, scope: Scope | None, *, kept_float: Collection[str] = ()
 ) -> ArtifactFacts:
     """Read a file that should be quantized.
 
@@ -59,6 +61,7 @@ def quantized_facts(
     Args:
         data: the file.
         parameters: number of parameters of the float file it was made from.
+        scope: which activations were to be rounded.
         kept_float: names of weight tensors that were meant to stay float: no fallback.
     """
     model = read_model(data)
@@ -69,13 +72,30 @@ def quantized_facts(
     return ArtifactFacts(
         parameters=parameters,
         parameter_bytes=sum(parameter.stored_bytes for parameter in found),
-        quantized_parameters=sum(p.elements for p in found if p.stored != "float32"),
+        # A bias that several products share has integers for each of them.
+        quantized_parameters=min(
+            parameters, sum(p.elements for p in found if p.stored != "float32")
+        ),
         notes=(f"{still_float} of {len(weights)} weight tensors stay float",)
         if still_float
         else (),
         integer_mac_share=_integer_share(products),
-        integer_layer_mac_share=_integer_share([p for p in products if p.has_weights]),
-        fallback_ops=_fallback_ops(products, kept_float),
+        integer_layer_mac_share=_integer_share(
+            [p for p in products if p.has_weights and p.weights not in kept_float]
+        ),
+        fallback_ops=_fallback_ops(products, kept_float, scope),
+        coverage=_coverage(products, kept_float),
+        scope=scope,
+    )
+
+
+def _coverage(products: list[Operation], kept_float: Collection[str]) -> Coverage:
+    """Tell which weights were to be quantized, by kind of layer, and which are; each once."""
+    stored = {product.weights: product for product in products if product.weights}
+    return coverage(
+        (LAYER_KINDS[product.kind], math.prod(product.shape), product.stored != "float32")
+        for name, product in stored.items()
+        if name not in kept_float
     )
 
 
@@ -86,13 +106,14 @@ def _integer_share(products: list[Operation]) -> float | None:
     return integer_macs / macs if macs else None
 
 
-def _fallback_ops(products: list[Operation], kept_float: Collection[str]) -> tuple[str, ...]:
+def _fallback_ops(
+    products: list[Operation], kept_float: Collection[str], scope: Scope | None
+) -> tuple[str, ...]:
     """Name what stayed float.
 
-    That is: operations with float32 weights, and, where others take integer activations,
+    That is: operations with float32 weights, and, where all activations are to be integers,
     products of two float activations.
     """
-    static = any(product.activations_are_integer for product in products)
     return tuple(
         sorted(
             {
@@ -101,7 +122,7 @@ def _fallback_ops(products: list[Operation], kept_float: Collection[str]) -> tup
                 if product.weights not in kept_float
                 and (
                     product.stored == "float32"
-                    or (static and product.stored is None and not product.is_integer)
+                    or (scope == "all" and product.stored is None and not product.is_integer)
                 )
             }
         )

@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from qb_cluster.contracts.coverage import LayerKind
+
 Stored = Literal["float32", "half", "integer"]
 
 _WEIGHTS_AT: Final = 1
@@ -21,6 +23,17 @@ _CHANNEL_AXES: Final = {
     "CONV_3D": 4,
 }
 _BATCH_MATMUL: Final = "BATCH_MATMUL"
+LAYER_KINDS: Final[dict[str, LayerKind]] = {
+    "CONV_2D": "conv",
+    "DEPTHWISE_CONV_2D": "conv",
+    "CONV_3D": "conv",
+    "TRANSPOSE_CONV": "conv_transpose",
+    "FULLY_CONNECTED": "linear",
+    "BATCH_MATMUL": "linear",
+    "EMBEDDING_LOOKUP": "embedding",
+}
+"""Kinds of layers by what TFLite's schema calls their operations; a converter writes attention and
+recurrent layers as the products they are."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,62 +69,67 @@ def _integer_layer(layer: Layer, scheme: Scheme, bits: Bits) -> Part:
     ]
     if codes.zero_point is not None:
         tensors.append(stored(weight_zero_point, codes.zero_point.ravel(), 8))
-    out = layer.output
+    made = _prefix(layer)
     quantized_input = _symmetric_input(layer) if scheme.symmetric_activations else _input(layer)
     tensors += quantized_input.tensors
     nodes = [
         *quantized_input.nodes,
         # Computed once, on loading: the kernels take 8-bit integers.
-        helper.make_node("Cast", [weight], [f"{out}_weight"], to=TensorProto.INT8),
+        helper.make_node("Cast", [weight], [f"{made}_weight"], to=TensorProto.INT8),
         helper.make_node(
             INTEGER_OP[layer.node.op_type],
             [
-                f"{out}_input",
-                f"{out}_weight",
-                f"{out}_input_zero_point",
+                f"{made}_input",
+                f"{made}_weight",
+                f"{made}_input_zero_point",
                 *([] if codes.zero_point is None else [weight_zero_point]),
             ],
-            [f"{out}_sum"],
+            [f"{made}_sum"],
             layer.node.name,
             **settings,
         ),
-        helper.make_node("Cast", [f"{out}_sum"], [f"{out}_float_sum"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{out}_input_scale", weight_scale], [f"{out}_scale"]),
-        helper.make_node("Mul", [f"{out}_float_sum", f"{out}_scale"], [f"{out}_product"]),
+        helper.make_node("Cast", [f"{made}_sum"], [f"{made}_float_sum"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{made}_input_scale", weight_scale], [f"{made}_scale"]),
+        helper.make_node("Mul", [f"{made}_float_sum", f"{made}_scale"], [f"{made}_product"]),
     ]
     if layer.bias:
         nodes += [
-            helper.make_node("Reshape", [layer.bias, shape], [f"{out}_bias"]),
-            helper.make_node("Add", [f"{out}_product", f"{out}_bias"], [out]),
+            helper.make_node("Reshape", [layer.bias, shape], [f"{made}_bias"]),
+            helper.make_node("Add", [f"{made}_product", f"{made}_bias"], [layer.output]),
         ]
         tensors.append(numpy_helper.from_array(np.array([-1, *after_channels]), shape))
     else:
-        nodes[-1].output[0] = out
+        nodes[-1].output[0] = layer.output
     return Part(nodes, tensors)
+
+
+def _prefix(layer: Layer) -> str:
+    """Begin new names so that none is the file's own: a layer's bias is often ``{output}_bias``."""
+    return f"{layer.output}_dynamic"
 
 
 def _input(layer: Layer) -> Part:
     """Quantize the input to uint8, affine over its range."""
-    names = [f"{layer.output}_input{what}" for what in ("", "_scale", "_zero_point")]
+    names = [f"{_prefix(layer)}_input{what}" for what in ("", "_scale", "_zero_point")]
     return Part([helper.make_node("DynamicQuantizeLinear", [layer.node.input[0]], names)], [])
 
 
 def _symmetric_input(layer: Layer) -> Part:
     """Quantize the input to int8, symmetric about zero: scale = max|x| / 127."""
-    out = layer.output
+    made = _prefix(layer)
     constants = {
         "qb_int8_limit": np.float32(symmetric_limit(8)),
         "qb_least_scale": np.finfo(np.float32).tiny,
-        f"{out}_input_zero_point": np.int8(0),
+        f"{made}_input_zero_point": np.int8(0),
     }
     limit, least, zero_point = constants
     source, make = layer.node.input[0], helper.make_node
     nodes = [
-        make("Abs", [source], [f"{out}_magnitudes"]),
-        make("ReduceMax", [f"{out}_magnitudes"], [f"{out}_largest"], keepdims=0),
-        make("Div", [f"{out}_largest", limit], [f"{out}_usual_scale"]),
-        make("Max", [f"{out}_usual_scale", least], [f"{out}_input_scale"]),
-        make("QuantizeLinear", [source, f"{out}_input_scale", zero_point], [f"{out}_input"]),
+        make("Abs", [source], [f"{made}_magnitudes"]),
+        make("ReduceMax", [f"{made}_magnitudes"], [f"{made}_largest"], keepdims=0),
+        make("Div", [f"{made}_largest", limit], [f"{made}_usual_scale"]),
+        make("Max", [f"{made}_usual_scale", least], [f"{made}_input_scale"]),
+        make("QuantizeLinear", [source, f"{made}_input_scale", zero_point], [f"{made}_input"]),
     ]
     return Part(
         nodes,

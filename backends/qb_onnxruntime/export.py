@@ -13,6 +13,8 @@ from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_onnxruntime.graph import OPSET, layers
 from qb_onnxruntime.quiet import quiet
+from qb_onnxruntime.reason import reason
+from qb_onnxruntime.subgraphs import all_graphs, rename_reads
 
 LARGEST_FILE = 2**31 - 1
 SCOPES = "pkg.torch.onnx.name_scopes"
@@ -29,7 +31,7 @@ def export(model: Any, example: Arrays) -> bytes:
         example: one example (axis 0 has length 1).
 
     Raises:
-        PlugInError: the model is not a ``torch.nn.Module``.
+        PlugInError: the model is not a ``torch.nn.Module``, or fails on the example.
         UnsupportedError: it cannot be exported, or is too large for one ONNX file.
     """
     if not isinstance(model, torch.nn.Module):
@@ -50,7 +52,7 @@ def export(model: Any, example: Arrays) -> bytes:
     args = tuple(tensors.values()) if by_position else ()
     kwargs = {} if by_position else tensors
     with torch.no_grad():
-        outputs = output_names(model(*args, **kwargs))
+        outputs = output_names(_outputs(model, args, kwargs))
     try:
         with quiet():
             program = torch.onnx.export(
@@ -66,15 +68,40 @@ def export(model: Any, example: Arrays) -> bytes:
                 verbose=False,
             )
     except Exception as error:
-        cause = error.__cause__ or error
         raise UnsupportedError(
-            "torch.onnx.export cannot convert this model with a batch of any size: "
-            f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+            f"torch.onnx.export cannot convert this model with a batch of any size: {reason(error)}"
+            "; make its forward traceable by torch.export, or leave onnxruntime out of its backends"
         ) from error
     assert program is not None
     proto = program.model_proto  # made anew at each access
     _name_weights(proto)
     return _cleaned(proto)
+
+
+def _outputs(
+    model: torch.nn.Module, args: tuple[torch.Tensor, ...], kwargs: Mapping[str, torch.Tensor]
+) -> Any:
+    """Run a batch of two.
+
+    Raises:
+        UnsupportedError: the model takes one example, and fails on two.
+        PlugInError: it fails on one.
+    """
+    try:
+        return model(*args, **kwargs)
+    except Exception as error:  # whatever a model of the user's raises
+        try:
+            model(*(tensor[:1] for tensor in args), **{n: t[:1] for n, t in kwargs.items()})
+        except Exception as alone:
+            raise PlugInError(
+                f"the model fails on an example of the dataset ({reason(alone)}); see that its "
+                "forward takes inputs of these shapes, the batch first"
+            ) from alone
+        raise UnsupportedError(
+            f"the model takes one example and fails on two ({reason(error)}), and onnxruntime "
+            "needs one that takes a batch of any size; mend its forward, or leave onnxruntime out "
+            "of its backends"
+        ) from error
 
 
 def _check_size(model: torch.nn.Module) -> None:
@@ -128,9 +155,7 @@ def _name_weights(model: onnx.ModelProto) -> None:
                 taken.add(name)
     for tensor in model.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
-    for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
+    rename_reads(model.graph, renamed)
 
 
 def _cleaned(model: onnx.ModelProto) -> bytes:
@@ -138,9 +163,10 @@ def _cleaned(model: onnx.ModelProto) -> bytes:
 
     They name folders of this machine, so the same model would have another digest elsewhere.
     """
-    graph = model.graph
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        part.ClearField("metadata_props")
-        part.ClearField("doc_string")
-    graph.ClearField("metadata_props")
+    for graph in all_graphs(model.graph):
+        values = (*graph.value_info, *graph.input, *graph.output)
+        for part in (*graph.node, *values, *graph.initializer):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+        graph.ClearField("metadata_props")
     return bytes(model.SerializeToString())

@@ -6,9 +6,10 @@ import onnx
 from onnx import TensorProto
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization
+from qb_onnxruntime.coverage import coverage_of
 from qb_onnxruntime.graph import attributes
 from qb_onnxruntime.macs import Arithmetic, arithmetic
-from qb_onnxruntime.support import widths
+from qb_onnxruntime.support import scope_of, widths
 
 FLOAT_BITS = {
     TensorProto.FLOAT: 32,
@@ -73,7 +74,7 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         for node in model.graph.node
         if node.op_type == "MatMulNBits"
     }
-    weights = sum(map(_is_weight, _parameters(float_model)))
+    count = sum(map(_is_weight, _parameters(float_model)))
     left = sum(map(_is_weight, floats))
     widest = max(bits.weight for bits in widths(quantization))
     wider = sum(
@@ -81,8 +82,8 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         for tensor in quantized
     )
     notes = {
-        f"{left} of {weights} weight tensors stay float": left,
-        f"{wider} of {weights} weight tensors take more than {widest} bits": wider,
+        f"{left} of {count} weight tensors stay float": left,
+        f"{wider} of {count} weight tensors take more than {widest} bits": wider,
     }
     is_integer = quantization.scheme.number == "integer"
     computed = (
@@ -96,6 +97,8 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         integer_mac_share=computed.integer_share,
         integer_layer_mac_share=computed.integer_layer_share,
         fallback_ops=computed.fallback,
+        coverage=coverage_of(float_model, model, quantization),
+        scope=scope_of(quantization.scheme),
     )
 
 

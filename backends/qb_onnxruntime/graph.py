@@ -12,6 +12,8 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from qb_cluster.contracts import Bits, Scheme
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.quantization.weights import quantize_weights
+from qb_onnxruntime.reason import reason
+from qb_onnxruntime.subgraphs import names_read
 
 OPSET = 21
 """The first with 4- and 16-bit integers in DequantizeLinear."""
@@ -67,11 +69,8 @@ class Layer:
 
     @property
     def module(self) -> str:
-        """Name of the layer in the model: its weight's without ``.weight``, else the node's."""
-        weight = self.tensor
-        if weight == _WEIGHT or weight.endswith(f".{_WEIGHT}"):
-            return weight.removesuffix(_WEIGHT).removesuffix(".")
-        return str(self.node.name) if weight.startswith(_NAMELESS) else weight
+        """Name of the layer in the model."""
+        return layer_name(self.tensor, self.node)
 
     @property
     def name(self) -> str:
@@ -112,6 +111,13 @@ class Layer:
             np.moveaxis(found.scale, 0, self.axis),
             None if scheme.symmetric else np.moveaxis(found.zero_point - middle, 0, self.axis),
         )
+
+
+def layer_name(weight: str, node: NodeProto) -> str:
+    """Name a layer: by its weight without ``.weight``, else by its node."""
+    if weight == _WEIGHT or weight.endswith(f".{_WEIGHT}"):
+        return weight.removesuffix(_WEIGHT).removesuffix(".")
+    return str(node.name) if weight.startswith(_NAMELESS) else weight
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:
@@ -165,7 +171,10 @@ class Part:
 
 
 def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | None]) -> None:
-    """Replace layers in place (those for which ``replace`` gives a part) and drop their weights."""
+    """Replace layers in place (those for which ``replace`` gives a part) and drop their weights.
+
+    A weight stays where something else reads it, be it in a subgraph.
+    """
     by_output = {layer.output: layer for layer in layers(model)}
     graph = model.graph
     nodes: list[NodeProto] = []
@@ -179,12 +188,30 @@ def replace_layers(model: onnx.ModelProto, replace: Callable[[Layer], Part | Non
             nodes.extend(part.nodes)
             # Layers that share a weight give the same tensors once more.
             tensors |= {tensor.name: tensor for tensor in part.tensors}
-    used = {name for node in nodes for name in node.input} | {out.name for out in graph.output}
     del graph.node[:]
     graph.node.extend(nodes)
+    used = names_read(graph)
     kept = [tensor for name, tensor in tensors.items() if name in used]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+
+
+def unshare_biases(model: onnx.ModelProto) -> None:
+    """Give every layer a bias of its own, in place.
+
+    onnxruntime's static quantizer does that too, but numbers the copies (``{bias}0``,
+    ``{bias}1``, …), which can be names of other tensors: TensorFlow numbers its layers so.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    seen = set()
+    for layer in layers(model):
+        if layer.bias in seen:
+            copy = model.graph.initializer.add()
+            copy.CopyFrom(tensors[layer.bias])
+            copy.name = f"{layer.bias}_of_{layer.output}"
+            layer.node.input[2] = copy.name
+        elif layer.bias in tensors:
+            seen.add(layer.bias)
 
 
 def load(data: bytes, bits: Sequence[int]) -> onnx.ModelProto:
@@ -210,8 +237,7 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     except Exception as error:  # whatever the converter meets
         raise UnsupportedError(
             f"onnx cannot raise this model from operator set {given} to {opset}, which has the "
-            f"integer types ({str(error).strip().partition(chr(10))[0]}); export it anew with "
-            f"opset_version={opset}"
+            f"integer types ({reason(error)}); export it anew with opset_version={opset}"
         ) from error
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     model.ir_version = max(model.ir_version, needed)

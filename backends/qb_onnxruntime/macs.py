@@ -11,8 +11,10 @@ import onnxruntime as ort
 from onnx import AttributeProto, NodeProto, TensorProto
 
 from qb_cluster.contracts import Quantization
+from qb_onnxruntime.coverage import is_covered, kind_of
 from qb_onnxruntime.graph import attributes, layers
 from qb_onnxruntime.runtime import open_session, session_options
+from qb_onnxruntime.support import scope_of
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER = (
@@ -57,7 +59,6 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
     shapes = _shapes(float_model)
     macs = {node.name: _macs(node, shapes) for node in products}
     constants = _constants(float_model)
-    layer_names = {node.name for node in products if constants.intersection(node.input[:2])}
 
     def share(names: Iterable[str]) -> float | None:
         total = sum(macs[name] for name in names)
@@ -68,18 +69,21 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
     left = {
         layer.output
         for layer in layers(float_model)
-        if quantization.layer_bits(layer.module) is None
+        if not is_covered(kind_of(layer), layer.module, quantization)
     }
+    covered = [node for node in products if node.output[0] not in left]
+    layer_names = {node.name for node in covered if constants.intersection(node.input[:2])}
     still_float = _float_tensors(onnx.load_from_string(data))
     activations = quantization.scheme.activations
+    covers_all = scope_of(quantization.scheme) == "all"
 
     def fell_back(node: NodeProto) -> bool:
         stored = weights.intersection(node.input[:2])
         if activations == "none":
             return bool(stored & still_float)
-        return node.name not in integer and (bool(stored) or activations == "static")
+        return node.name not in integer and (bool(stored) or covers_all)
 
-    fallback = {n.op_type for n in products if n.output[0] not in left and fell_back(n)}
+    fallback = {node.op_type for node in covered if fell_back(node)}
     return Arithmetic(
         integer_share=share(macs),
         integer_layer_share=share(layer_names) if layer_names else None,

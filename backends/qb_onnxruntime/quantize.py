@@ -4,11 +4,15 @@ from fnmatch import fnmatchcase
 
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_onnxruntime.coverage import kind_of
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
-from qb_onnxruntime.graph import Layer, layers, load
+from qb_onnxruntime.graph import Layer, layers, load, unshare_biases
+from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.static import quantize_qdq
+from qb_onnxruntime.subgraphs import sort_nodes
 from qb_onnxruntime.support import widths
+from qb_onnxruntime.tables import quantize_tables
 from qb_onnxruntime.weight_only import quantize_weight_only
 
 
@@ -24,7 +28,8 @@ def quantize(
         accuracy_level: see ``OnnxRuntimeBackend``.
 
     Raises:
-        UnsupportedError: the model has no layer that could be quantized.
+        UnsupportedError: the model has no layer that could be quantized, or onnxruntime's own
+            quantizer fails on its graph.
         PlugInError: the scheme's ``layers`` name none of the model's.
         NonFiniteError: weights or calibration activations hold NaN or infinity.
         DataError: there are no calibration examples.
@@ -33,7 +38,8 @@ def quantize(
     model = load(data, [bits.weight for bits in widths(quantization)])
     chosen = choose(layers(model), quantization)
     if scheme.number == "fp16":
-        model = to_fp16(model)
+        with refusals("onnxruntime cannot turn this graph into float16"):
+            model = to_fp16(model)
     elif scheme.number != "integer":
         to_fp8(model, scheme, chosen)
     elif scheme.activations == "none":
@@ -42,7 +48,11 @@ def quantize(
         quantize_dynamic(model, scheme, chosen)
     else:
         assert calibration is not None
+        unshare_biases(model)
         model = quantize_qdq(model, quantization, chosen, calibration)
+    if scheme.number == "integer":
+        quantize_tables(model, quantization)
+    sort_nodes(model.graph)
     return bytes(model.SerializeToString())
 
 
@@ -66,7 +76,11 @@ def choose(found: list[Layer], quantization: Quantization) -> dict[str, Bits]:
                 f"layers '{pattern}' of scheme '{quantization.scheme.name}' matches no layer of "
                 f"this model; its layers are {listed}"
             )
-    given = {layer.output: quantization.layer_bits(layer.module) for layer in found}
+    given = {
+        layer.output: quantization.layer_bits(layer.module)
+        for layer in found
+        if kind_of(layer) in quantization.scheme.weights
+    }
     chosen = {output: bits for output, bits in given.items() if bits is not None}
     if not chosen:
         raise PlugInError(

@@ -11,12 +11,23 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from qb_cluster.contracts import Arrays
-from qb_cluster.errors import CellError, UnsupportedError
+from qb_cluster.errors import CellError, OutOfMemoryError, UnsupportedError
+from qb_onnxruntime.reason import reason
 
 ONE_BY_ONE = "qb_one_by_one"
 """Metadata key of a file whose activation ranges span the batch, so that examples must not meet."""
 
 ERRORS_ONLY = 3
+_NEWER = (
+    "Unsupported model IR version",
+    "is under development",
+    "No Op registered for",
+    "is not a registered function/op",
+)
+"""What onnxruntime says of a file that is newer than itself."""
+
+_DAMAGED = ("protobuf parsing failed", "No graph was found")
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 
 
 class Session:
@@ -27,7 +38,8 @@ class Session:
         threads: threads that share the work of one operator.
 
     Raises:
-        CellError: onnxruntime cannot read the file.
+        UnsupportedError: this onnxruntime has no kernel for it, or refuses its graph.
+        CellError: the file is damaged, or newer than this onnxruntime.
     """
 
     __slots__ = ("_names", "_one_by_one", "_run")
@@ -55,22 +67,38 @@ def open_session(data: bytes, options: Any) -> Any:
     """Open a session on the CPU.
 
     Raises:
-        UnsupportedError: there is no kernel for it on this CPU.
-        CellError: it cannot be opened.
+        UnsupportedError: there is no kernel for it on this CPU, or its graph is invalid.
+        OutOfMemoryError: it does not fit.
+        CellError: it is damaged, or newer than this onnxruntime.
     """
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        said = str(error).splitlines()[0]
+        text, said, here = str(error), reason(error), f"onnxruntime {ort.__version__}"
         if type(error).__name__ == "NotImplemented":  # its class is in no public module
             raise UnsupportedError(
-                f"onnxruntime {ort.__version__} has no kernel for this on this CPU ({said}); on "
-                "x86 without VNNI, where its fast kernels saturate, it has none for dynamic "
-                "schemes with symmetric_activations"
+                f"{here} has no kernel for this on this CPU ({said}); on x86 without VNNI, where "
+                "its fast kernels saturate, it has none for dynamic schemes with "
+                "symmetric_activations"
             ) from error
-        raise CellError(
-            f"onnxruntime {ort.__version__} cannot open this artifact of {len(data)} bytes "
-            f"({error}); if it was made by newer versions, install those here"
+        if any(words in text for words in _NEWER):
+            raise CellError(
+                f"{here} is too old for this file ({said}); install the onnxruntime here that "
+                "wrote it"
+            ) from error
+        if any(words in text for words in _DAMAGED):
+            raise CellError(
+                f"{here} cannot read this file of {len(data)} bytes ({said}); it is damaged: "
+                "delete it and run again"
+            ) from error
+        if any(words in text for words in _NO_MEMORY):
+            raise OutOfMemoryError(
+                f"{here} cannot open this file of {len(data)} bytes for want of memory ({said}); "
+                "run it where more is free"
+            ) from error
+        raise UnsupportedError(
+            f"{here} refuses this graph ({said}); use another scheme, or leave onnxruntime out of "
+            "the backends of this model"
         ) from error
 
 

@@ -1,6 +1,6 @@
 """Integer weights, and activations whose ranges are fixed on calibration examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ from onnxruntime.quantization.calibrate import TensorsData
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from qb_cluster.contracts import Arrays, Calibration, Quantization
+from qb_cluster.contracts.coverage import Scope
 from qb_cluster.quantization.affine import affine_qparams
 from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_onnxruntime.calibration import observe
 from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
-from qb_onnxruntime.support import INT8
+from qb_onnxruntime.reason import refusals
+from qb_onnxruntime.support import INT8, SCOPE, scope_of
 
 ACTIVATION_TYPE = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
 QUANTIZED = "_quantized"
@@ -29,8 +31,28 @@ ROOM = 1.001
 
 _KEPT: KeptRanges[dict[str, tuple[float, float]]] = KeptRanges()
 
-OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
-"""What onnxruntime's quantize_static puts quantize/dequantize pairs around."""
+PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Layers, where one factor is a stored weight."""
+
+_FOLLOWING = (
+    "Clip",
+    "Relu",
+    "Flatten",
+    "MaxPool",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+)
+"""Operators that follow a layer on the same integers, so that they round nothing anew."""
+
+OPERATORS: Mapping[Scope, Sequence[str]] = {
+    "inputs": PRODUCTS,
+    "layers": (*PRODUCTS, *_FOLLOWING),
+    "all": sorted({*QLinearOpsRegistry, *QDQRegistry}),
+}
+"""What the quantizer puts quantize/dequantize pairs around; ``all`` is quantize_static's own."""
 
 
 def quantize_qdq(
@@ -46,6 +68,7 @@ def quantize_qdq(
     scheme, bits = quantization.scheme, quantization.bits
     assert bits.activation is not None
     found = layers(model)
+    scope = scope_of(scheme) or SCOPE
     weights = {
         layer.tensor: _Weight(layer, layer.codes(scheme, given), given.weight)
         for layer in found
@@ -64,11 +87,12 @@ def quantize_qdq(
             activation_qType=ACTIVATION_TYPE[bits.activation],
             tensors_range=TensorsData(CalibrationMethod.MinMax, ranges),
             nodes_to_quantize=[],
-            nodes_to_exclude=[layer.node.name for layer in found if layer.output not in chosen],
-            op_types_to_quantize=OPERATORS,
+            nodes_to_exclude=_left_out(model, found, chosen, scope),
+            op_types_to_quantize=OPERATORS[scope],
             extra_options={
                 # Affine ranges of a ReLU begin at zero and clip as it does; symmetric ones do not.
                 "QDQKeepRemovableActivations": scheme.symmetric_activations,
+                "OpTypesToExcludeOutputQuantization": PRODUCTS if scope == "inputs" else (),
                 # Kernels of 16 bits are float, and their scales too fine for an int32 bias.
                 "QuantizeBias": bits.activation == INT8 and bits.weight <= INT8,
                 "TensorQuantOverrides": {
@@ -77,10 +101,26 @@ def quantize_qdq(
                 },
             },
         )
-        quantizer.quantize_model()
+        with refusals("onnxruntime's static quantizer fails on this graph"):
+            quantizer.quantize_model()
     quantized: onnx.ModelProto = quantizer.model.model
     _put_integers(quantized, weights)
     return quantized
+
+
+def _left_out(
+    model: onnx.ModelProto, found: Sequence[Layer], chosen: Chosen, scope: Scope
+) -> list[str]:
+    """Name the nodes that stay float: layers that do, and products without weights."""
+    floats = [layer.node.name for layer in found if layer.output not in chosen]
+    if scope == "all":
+        return floats
+    with_weights = {layer.output for layer in found}
+    return floats + [
+        node.name
+        for node in model.graph.node
+        if node.op_type in PRODUCTS and node.output[0] not in with_weights
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +167,7 @@ def _ranges(
     calibration = quantization.calibration or Calibration()
     bits, symmetric = quantization.bits.activation, quantization.scheme.symmetric_activations
     observed = _KEPT.observed(
-        lambda: observe(model, OPERATORS, examples, calibration, bits, symmetric=symmetric),
+        lambda: observe(model, OPERATORS["all"], examples, calibration, bits, symmetric=symmetric),
         model=model.SerializeToString(),
         examples=examples,
         calibration=calibration,

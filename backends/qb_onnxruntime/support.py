@@ -1,9 +1,21 @@
 """What ONNX Runtime can do natively, and with what caveat. Imports no framework."""
 
+from collections.abc import Iterator, Mapping
+from typing import Final
+
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
+from qb_cluster.contracts.coverage import Scope
 
 STORED_BITS = (2, 4, 8, 16)
 """Widths that ONNX has integer types for; any other would take the room of the next wider one."""
+
+KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "activations": ("none", "dynamic", "static"),
+    "granularity": ("per_tensor", "per_channel", "per_group"),
+    "weight_range": ("minmax", "mse", "signed_max"),
+}
+"""What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 
 INT8 = 8
 INT16 = 16
@@ -12,6 +24,9 @@ ARITHMETIC = {1: "float32 arithmetic", 4: "activations rounded to int8 inside th
 
 NO_FLOAT_KERNEL = (2, 8)
 """Widths that MatMulNBits dequantizes at every call at level 1: 4 to 30 times slower than float."""
+
+SCOPE: Final[Scope] = "layers"
+"""Which activations static recipes round unless the scheme says."""
 
 SMALLEST_BLOCK = 16
 """MatMulNBits has a scale per 16, 32, 64, 128 or 256 inputs."""
@@ -26,6 +41,8 @@ def widths(quantization: Quantization) -> list[Bits]:
 def support(quantization: Quantization, accuracy_level: int) -> Support:
     """Tell whether this can be done. Every yes was run on onnxruntime 1.32."""
     scheme = quantization.scheme
+    if unknown := next(_unknown(scheme), None):
+        return Support(supported=False, reason=unknown)
     refusals = [*_scheme_refusals(quantization)]
     if scheme.number == "integer":
         refusals += [reason for bits in widths(quantization) for reason in _refusals(scheme, bits)]
@@ -33,14 +50,31 @@ def support(quantization: Quantization, accuracy_level: int) -> Support:
         if refused:
             return Support(supported=False, reason=reason)
     caveats = (_caveat(scheme, bits, accuracy_level) for bits in widths(quantization))
-    return Support(supported=True, reason="; ".join(dict.fromkeys(filter(None, caveats))))
+    reason = "; ".join(dict.fromkeys(filter(None, caveats)))
+    return Support(supported=True, reason=reason, scope=scope_of(scheme))
+
+
+def scope_of(scheme: Scheme) -> Scope | None:
+    """Tell which activations are rounded; ``None`` where none are."""
+    match scheme.activations:
+        case "none":
+            return None
+        case "dynamic":
+            return "inputs"
+    return scheme.scope or SCOPE
+
+
+def _unknown(scheme: Scheme) -> Iterator[str]:
+    for field, known in KNOWN.items():
+        if (asked := getattr(scheme, field)) not in known:
+            yield f"onnxruntime does not know {field} '{asked}'; it knows {', '.join(known)}"
 
 
 def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:
     scheme, bits = quantization.scheme, quantization.bits
     return (
         (
-            quantization.execution == "simulated",
+            quantization.execution != "native",
             "onnxruntime runs stored integers only; the pytorch backend simulates any bit-width",
         ),
         (
@@ -61,6 +95,10 @@ def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]
                 "onnxruntime's static quantizer takes positive weight scales only: it widens those "
                 "too small for an int32 bias; use weight_range minmax or mse"
             ),
+        ),
+        (
+            scheme.activations == "dynamic" and scheme.scope not in {None, "inputs"},
+            f"onnxruntime finds ranges while running for inputs only, not '{scheme.scope}'",
         ),
         (
             scheme.number == "bf16",

@@ -1,14 +1,16 @@
 """Static activation ranges: what the inputs of layers are on calibration examples."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 
-from qb_cluster.contracts import Arrays, Bits, Calibration, Quantization
+from qb_cluster.contracts import Arrays, Calibration, Quantization
 from qb_cluster.quantization.affine import affine_qparams, symmetric_qparams
 from qb_cluster.quantization.observers import Observer, make_observer
-from qb_pytorch import modules
+from qb_pytorch import fake_quantization, modules
+from qb_pytorch.following import Clip
 
 BATCH: Final = 64
 
@@ -29,37 +31,61 @@ def qparams(observer: Observer, bits: int, *, symmetric: bool) -> tuple[float, i
     return (symmetric_qparams if symmetric else affine_qparams)(*observer.range(), bits)
 
 
-def input_qparams(
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where activations are rounded.
+
+    Attributes:
+        module: name of the submodule.
+        bits: so many.
+        output_of: the layer whose output the submodule's is; ``None`` for its first input.
+        clip: what the activation is cut to first; ``None`` for nothing.
+    """
+
+    module: str
+    bits: int
+    output_of: str | None = None
+    clip: Clip | None = None
+
+
+def qparams_at(
     module: torch.nn.Module,
     examples: Arrays,
-    layers: Mapping[str, Bits],
+    places: Iterable[Place],
     quantization: Quantization,
-) -> dict[str, tuple[float, int]]:
-    """Run examples and give scale and zero point of the inputs of each layer that was called.
+) -> dict[Place, tuple[float, int]]:
+    """Run examples and give scale and zero point at each place that was reached.
 
     Args:
         module: a float model.
         examples: inputs by name, examples along axis 0.
-        layers: which layers, and their bits.
+        places: where to look.
         quantization: names the observer.
 
     Raises:
-        NonFiniteError: an input is NaN or infinite.
+        NonFiniteError: an activation is NaN or infinite.
     """
     make = observers(quantization)
-    seen: dict[str, Observer] = {}
+    seen: dict[Place, Observer] = {}
 
-    def hook(name: str, bits: int) -> Callable[[torch.nn.Module, tuple[Any, ...]], None]:
-        def observe(_: torch.nn.Module, args: tuple[Any, ...]) -> None:
-            seen.setdefault(name, make(bits)).update(args[0].to(torch.float32).numpy())
+    def observe(place: Place, values: torch.Tensor) -> None:
+        values = fake_quantization.clipped(values.to(torch.float32), place.clip)
+        seen.setdefault(place, make(place.bits)).update(values.numpy())
 
-        return observe
+    def hook(place: Place) -> Any:
+        if place.output_of is not None:
+            return lambda _, __, output: observe(place, output)
+        return lambda _, args: observe(place, args[0])
 
-    handles = [
-        module.get_submodule(name).register_forward_pre_hook(hook(name, bits.activation))
-        for name, bits in layers.items()
-        if bits.activation is not None
-    ]
+    handles = []
+    for place in places:
+        watched = module.get_submodule(place.module)
+        register = (
+            watched.register_forward_pre_hook
+            if place.output_of is None
+            else watched.register_forward_hook
+        )
+        handles.append(register(hook(place)))
     try:
         with torch.no_grad():
             for batch in batches(modules.tensors(examples), BATCH):
@@ -69,8 +95,8 @@ def input_qparams(
             handle.remove()
     symmetric = quantization.scheme.symmetric_activations
     return {
-        name: qparams(observer, layers[name].activation or 0, symmetric=symmetric)
-        for name, observer in seen.items()
+        place: qparams(observer, place.bits, symmetric=symmetric)
+        for place, observer in seen.items()
     }
 
 

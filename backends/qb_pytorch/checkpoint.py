@@ -7,7 +7,7 @@ plain values and is read with ``weights_only=True``: opening it runs nothing.
 import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
@@ -15,7 +15,11 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from qb_cluster.contracts import Artifact, ArtifactFacts, Executable
 from qb_cluster.errors import CellError, OutOfMemoryError, UnsupportedError
 from qb_pytorch import cuda, fake_quantization, layers, modules
+from qb_pytorch.spelled_out import spell_out
 from qb_pytorch.third_party import quiet
+
+if TYPE_CHECKING:
+    from qb_pytorch.simulated import Rounding
 
 FORMAT: Final = "pt"
 TORCHAO_FORMAT: Final = "torchao.pt"
@@ -26,7 +30,9 @@ class Content:
     """What a file holds beside the state, in plain values.
 
     Attributes:
-        activations: how layers round their inputs, see ``fake_quantization.attach``.
+        inputs: how layers round their inputs, see ``fake_quantization.attach``.
+        outputs: how they round their outputs.
+        is_spelled_out: whether the state is that of the model as ``spelled_out`` writes it.
         dtype: of a 16-bit model, ``float16`` or ``bfloat16``.
         packed_for: the instruction set that packed weights are laid out for.
         example: dtype and shape of one example of each input; baselines only.
@@ -36,7 +42,9 @@ class Content:
         device: where it runs; tensors are stored as those of a CPU all the same.
     """
 
-    activations: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, Any] = field(default_factory=dict)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    is_spelled_out: bool = False
     dtype: str | None = None
     packed_for: str | None = None
     example: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
@@ -98,16 +106,16 @@ def store(
 def store_simulated(
     module: torch.nn.Module,
     rounded: set[str],
-    activations: dict[str, Any],
+    rounding: "Rounding",
     notes: tuple[str, ...] = (),
     device: str = cuda.CPU,
 ) -> Artifact:
     """Store a module whose weights were rounded to what few bits can hold, as floats.
 
     Args:
-        module: with rounded weights.
+        module: spelled out, with rounded weights.
         rounded: names of the rounded parameters.
-        activations: see ``fake_quantization.attach``; empty where activations stay float.
+        rounding: of activations; empty where they stay float.
         notes: surprises about the activations.
         device: where it runs.
     """
@@ -120,7 +128,7 @@ def store_simulated(
         integer_mac_share=0.0,
         integer_layer_mac_share=0.0,
     )
-    content = Content(activations=activations, device=device)
+    content = Content(rounding.inputs, rounding.outputs, is_spelled_out=True, device=device)
     return Artifact(_dump(module, content), FORMAT, facts)
 
 
@@ -168,6 +176,8 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
             f"the artifact's 4-bit weights are packed for {packed_for} and this CPU has {here}; "
             "quantize on a machine of the kind that runs it"
         )
+    if content["is_spelled_out"]:
+        module = spell_out(module)
     dtype = None if content["dtype"] is None else getattr(torch, content["dtype"])
     if dtype is not None:
         module.to(dtype)  # buffers that no state holds too
@@ -178,7 +188,7 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
             f"the artifact does not fit the model ({str(error).strip()}); does the model callable "
             "give the same model each time?"
         ) from None
-    fake_quantization.attach(module, content["activations"])
+    fake_quantization.attach(module, content["inputs"], content["outputs"])
 
     def run(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if dtype is not None:
@@ -220,7 +230,7 @@ def _load(data: bytes, device: str = cuda.CPU) -> dict[str, Any]:
             f"the artifact is damaged, or no file of tensors alone ({type(error).__name__}: "
             f"{story}); nothing in it was run; delete it and run again"
         ) from None
-    if not isinstance(content, dict) or not {"state", "activations"} <= set(content):
+    if not isinstance(content, dict) or not {"state", "inputs"} <= set(content):
         raise CellError("the artifact is no checkpoint of this backend; delete it and run again")
     return {**asdict(Content()), **content}
 

@@ -5,25 +5,50 @@ from typing import Any, Final
 
 import torch
 
+from qb_pytorch.following import Clip
+
 PreHook = Callable[[torch.nn.Module, tuple[Any, ...]], tuple[Any, ...]]
+OutputHook = Callable[[torch.nn.Module, tuple[Any, ...], torch.Tensor], torch.Tensor]
 FakeQuantizer = Callable[[torch.Tensor], torch.Tensor]
 
 
-def attach(module: torch.nn.Module, activations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Make layers round their inputs.
+def attach(
+    module: torch.nn.Module,
+    inputs: Mapping[str, Mapping[str, Any]],
+    outputs: Mapping[str, tuple[str, Clip | None, Mapping[str, Any]]],
+) -> None:
+    """Make layers round their inputs and outputs.
 
     Args:
         module: changed in place.
-        activations: by the layer's name, what ``fake_quantizer`` takes.
+        inputs: by the layer's name, what ``fake_quantizer`` takes.
+        outputs: by the layer's name, the submodule whose output it is, what that is cut to
+            first, and what ``fake_quantizer`` takes.
     """
-    for name, given in activations.items():
+    for name, given in inputs.items():
         layer = module.get_submodule(name)
         layer.register_forward_pre_hook(pre_hook(fake_quantizer(**given)))
+    for place, clip, given in outputs.values():
+        last = module.get_submodule(place)
+        last.register_forward_hook(output_hook(fake_quantizer(**given), clip))
 
 
 def pre_hook(quantize: FakeQuantizer) -> PreHook:
     """Make a forward pre-hook that rounds a layer's first input."""
     return lambda _, args: (quantize(args[0]), *args[1:])
+
+
+def output_hook(quantize: FakeQuantizer, clip: Clip | None) -> OutputHook:
+    """Make a forward hook that cuts a layer's output, and rounds it.
+
+    To cut it here changes nothing: the model does the same next, see ``following``.
+    """
+    return lambda _, __, output: quantize(clipped(output, clip))
+
+
+def clipped(values: torch.Tensor, clip: Clip | None) -> torch.Tensor:
+    """Cut values to a range; to none if it is ``None``."""
+    return values if clip is None else values.clamp(*clip)
 
 
 def fake_quantizer(kind: str, **options: Any) -> FakeQuantizer:

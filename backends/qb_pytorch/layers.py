@@ -1,21 +1,33 @@
 """The layers of a module: which can be quantized, to how many bits, and what they multiply."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 import torch
-from torch.nn.modules.conv import _ConvNd
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qb_cluster.contracts import Artifact, Bits, Quantization
+from qb_cluster.contracts.coverage import LayerKind, coverage
 from qb_cluster.errors import PlugInError
 from qb_pytorch import modules
+from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection
 from qb_pytorch.weighted_macs import WeightedFlops
 
-MULTIPLYING = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 NAMED_IN_ERRORS = 6
+_KINDS: Final[tuple[tuple[tuple[type[torch.nn.Module], ...], LayerKind], ...]] = (
+    ((AttentionProjection,), "attention"),
+    ((RecurrentProjection,), "recurrent"),
+    ((torch.nn.Linear,), "linear"),
+    ((torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d), "conv"),
+    (
+        (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d),
+        "conv_transpose",
+    ),
+    ((torch.nn.Embedding, torch.nn.EmbeddingBag), "embedding"),
+)
+"""Kinds of layers by their classes; the first that fits counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +51,16 @@ class Macs:
 
 
 def multiplying(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Give the layers whose weights and inputs are quantized: linear and convolutions, by name.
+    """Give the layers whose weights and inputs are quantized, by name: all but embeddings.
 
     ``torch.nn.MultiheadAttention`` reads the weights of its output projection without calling
-    it, so that one is left out.
+    it, so that one is left out; see ``spelled_out``.
     """
     uncalled = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
     return {
         name: layer
         for name, layer in module.named_modules()
-        if isinstance(layer, MULTIPLYING) and not isinstance(layer, uncalled)
+        if kind_of(layer) not in {None, "embedding"} and not isinstance(layer, uncalled)
     }
 
 
@@ -58,9 +70,7 @@ def quantizable(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
     Layers whose weight is computed from other parameters (weight norm) are left out.
     """
     embeddings = {
-        name: layer
-        for name, layer in module.named_modules()
-        if isinstance(layer, torch.nn.Embedding)
+        name: layer for name, layer in module.named_modules() if kind_of(layer) == "embedding"
     }
     return {
         name: layer
@@ -69,13 +79,27 @@ def quantizable(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
     }
 
 
+def kind_of(layer: torch.nn.Module) -> LayerKind | None:
+    """Give the kind of a layer; ``None`` for what has no weight of a known kind."""
+    return next((kind for classes, kind in _KINDS if isinstance(layer, classes)), None)
+
+
+def channel_axis(layer: torch.nn.Module) -> int:
+    """Give the axis of a layer's weight that runs over output channels.
+
+    A transposed convolution's weight is (inputs, outputs ÷ groups, …).
+    """
+    return 1 if kind_of(layer) == "conv_transpose" else 0
+
+
 def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[str, Bits]:
     """Give the bits of every layer that the scheme quantizes, by name; float ones are left out.
 
     Raises:
-        PlugInError: a pattern of the scheme's ``layers`` matches no layer, or none is left.
+        PlugInError: a pattern of the scheme's ``layers`` matches no layer.
     """
-    names = list(quantizable(module))
+    found = quantizable(module)
+    names = list(found)
     known = ", ".join(names[:NAMED_IN_ERRORS]) + (", …" if len(names) > NAMED_IN_ERRORS else "")
     for pattern, _ in quantization.scheme.layers:
         if not any(fnmatchcase(name, pattern) for name in names):
@@ -84,8 +108,12 @@ def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[
                 f"matches none of the {len(names)} layers that can be quantized ({known}); "
                 "write their names, * stands for any text"
             )
-    found = {name: quantization.layer_bits(name) for name in names}
-    return {name: bits for name, bits in found.items() if bits is not None}
+    asked = {
+        name: quantization.layer_bits(name)
+        for name, layer in found.items()
+        if kind_of(layer) in quantization.scheme.weights
+    }
+    return {name: bits for name, bits in asked.items() if bits is not None}
 
 
 def weights(
@@ -163,12 +191,46 @@ def float_ops(
             {
                 type(layer).__name__
                 for name, layer in module.named_modules()
-                if isinstance(layer, torch.nn.Linear | _ConvNd)
+                if kind_of(layer) in quantization.scheme.weights
+                and kind_of(layer) != "embedding"
                 and name not in quantized
                 and quantization.layer_bits(name) is not None
             }
         )
     )
+
+
+def coverage_of(
+    module: torch.nn.Module, quantization: Quantization, quantized: Container[str]
+) -> dict[LayerKind, tuple[int, int]]:
+    """Tell what a scheme covers of a model, and how much of it is quantized.
+
+    Args:
+        module: the float model, as it was written or spelled out.
+        quantization: names kinds of layers, and layers that stay float.
+        quantized: names of the parameters that are quantized.
+    """
+    return coverage(
+        (kind, parameter.numel(), name in quantized)
+        for name, parameter in module.named_parameters()
+        if (kind := _kind_of_weight(module, name)) in quantization.scheme.weights
+        and quantization.layer_bits(name.rpartition(".")[0]) is not None
+    )
+
+
+def _kind_of_weight(module: torch.nn.Module, name: str) -> LayerKind | None:
+    """Give the kind of layer that a parameter is the weight of, if it is one."""
+    place, _, own = name.rpartition(".")
+    owner = module.get_submodule(place)
+    if isinstance(owner, torch.nn.MultiheadAttention):
+        return "attention" if own.endswith("proj_weight") else None
+    if isinstance(owner, torch.nn.RNNBase):
+        return "recurrent" if own.startswith("weight_") else None
+    if own != "weight":
+        return None
+    if isinstance(owner, torch.nn.modules.linear.NonDynamicallyQuantizableLinear):
+        return "attention"
+    return kind_of(owner)
 
 
 def with_facts(

@@ -21,6 +21,7 @@ from qb_cluster.contracts import Arrays, Bits, LayerSensitivity, LoadModel, Quan
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_pytorch import calibration, fake_quantization, layers, modules, simulated
 from qb_pytorch.prefix_reuse import Recording, ReplayError, record, replay
+from qb_pytorch.spelled_out import spell_out
 
 BATCH: Final = 64
 GAUSSIAN_WEIGHTS: Final = 2**16
@@ -56,7 +57,7 @@ def layer_sensitivity(
         PlugInError: see ``PyTorchBackend.quantize``.
         NonFiniteError: weights, or activations of calibration, are NaN or infinite.
     """
-    bench = _Bench(modules.own_copy(model), quantization, examples)
+    bench = _Bench(spell_out(modules.own_copy(model)), quantization, examples)
     tensors = modules.tensors(inputs)
     first = {name: tensor[:1] for name, tensor in tensors.items()}
     macs = layers.count_macs(bench.module, first).layers
@@ -173,7 +174,7 @@ class _Bench:
         self.scheme = quantization.scheme
         self.bits = layers.bits_of_layers(module, quantization)
         self._asked = quantization.bits
-        activations = simulated.activations(module, quantization, self.bits, examples)
+        rounding = simulated.activations(module, quantization, self.bits, examples)
         rounded = simulated.rounded_weights(module, self.scheme, self.bits)
         self._weights = [
             _Weight(
@@ -189,8 +190,17 @@ class _Bench:
         self.everything = frozenset(self.bits)
         self.layers = [name for name in layers.multiplying(module) if name in self.bits]
         self._quantized: frozenset[str] = frozenset()
-        for name, given in activations.items():
+        for name, given in rounding.inputs.items():
             self._attach(name, fake_quantization.fake_quantizer(**given))
+        for name, (place, clip, given) in rounding.outputs.items():
+            quantize = fake_quantization.fake_quantizer(**given)
+            self._attach_output(name, place, fake_quantization.output_hook(quantize, clip))
+
+    def _attach_output(self, name: str, place: str, rounded: fake_quantization.OutputHook) -> None:
+        def hook(owner: torch.nn.Module, args: tuple[Any, ...], output: torch.Tensor) -> Any:
+            return rounded(owner, args, output) if name in self._quantized else None
+
+        self.module.get_submodule(place).register_forward_hook(hook)
 
     def _attach(self, name: str, quantize: fake_quantization.FakeQuantizer) -> None:
         def hook(_: torch.nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -3,6 +3,7 @@
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
+from qb_cluster.contracts.coverage import Scope
 
 CPU: Final = "cpu"
 GPU: Final = "cuda:0"
@@ -32,13 +33,20 @@ _GPU_STORED: Final = (
 )
 _GPU_FP8: Final = f"{_FP8}; needs a GPU of compute capability 8.9"
 BYTE: Final = 8
+SCOPE: Final[Scope] = "inputs"
+"""Which activations are rounded unless the scheme says."""
+DYNAMIC_INPUTS: Final = "ranges are found while running for the inputs of layers only"
 
 
 def support(quantization: Quantization, device: str = CPU) -> Support:
     """Tell whether this backend does it on a device, with the reason or the caveat."""
-    if quantization.execution == "simulated":
-        return Support(supported=True)
     scheme = quantization.scheme
+    scope = scope_of(scheme)
+    if quantization.execution == "simulated":
+        return _simulation(scheme, scope)
+    if scope not in {None, SCOPE}:
+        reason = f"torch's int8 kernels round the inputs of layers only, not '{scope}'"
+        return Support(supported=False, reason=reason)
     own = {Bits.parse(bits) for _, bits in scheme.layers if bits != FLOAT}
     widths = sorted({quantization.bits, *own}, key=str)
     on_cpu = device == CPU
@@ -53,7 +61,21 @@ def support(quantization: Quantization, device: str = CPU) -> Support:
         packed = _STORED if on_cpu else _GPU_STORED
         stored = packed if scheme.activations == "none" else f"stored in {BYTE} bits a weight"
         caveats.append(stored)
-    return Support(supported=True, reason="; ".join(filter(None, caveats)))
+    return Support(supported=True, reason="; ".join(filter(None, caveats)), scope=scope)
+
+
+def scope_of(scheme: Scheme) -> Scope | None:
+    """Tell which activations are rounded; ``None`` where none are."""
+    return None if scheme.activations == "none" else scheme.scope or SCOPE
+
+
+def _simulation(scheme: Scheme, scope: Scope | None) -> Support:
+    """Tell whether a scheme can be simulated."""
+    if scope == "all":
+        return Support(supported=False, reason="only inputs and outputs of layers are simulated")
+    if scope == "layers" and scheme.activations == "dynamic":
+        return Support(supported=False, reason=DYNAMIC_INPUTS)
+    return Support(supported=True, scope=scope)
 
 
 def _refusal(scheme: Scheme, bits: Bits, *, on_cpu: bool) -> str:

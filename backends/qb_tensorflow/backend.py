@@ -46,6 +46,10 @@ class TensorFlowBackend:
         """Tell whether this can be done, and with what caveat; imports no framework."""
         return support.support(quantization)
 
+    def refuses(self, kind: str, quantization: Quantization) -> str:
+        """Tell why a model file of a kind cannot be quantized so, though others can."""
+        return support.refusal_of_kind(kind, quantization)
+
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:  # noqa: ARG002 nothing is traced
         """Store the float model: a ``.keras`` archive, or a SavedModel's folder in a zip.
 
@@ -82,7 +86,8 @@ class TensorFlowBackend:
         from qb_tensorflow import converter
 
         data = converter.quantize(baseline, quantization, calibration)
-        facts = quantized_facts(data, baseline.facts.parameters)
+        scope = support.support(quantization).scope
+        facts = quantized_facts(data, baseline.facts.parameters, scope)
         return Artifact(data, _TFLITE, replace(facts, notes=(*facts.notes, _TWO_RUNTIMES)))
 
     def open(

@@ -11,6 +11,7 @@ from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_tensorflow import fake_quantization, keras_file
 from qb_tensorflow.layers import KINDS, Weights, named_layers, round_weights
+from qb_tensorflow.support import GRAPH_ALONE
 
 _KEPT: Final[KeptRanges[dict[str, Any]]] = KeptRanges()
 _CASTS: Final[dict[NumberFormat, str]] = {"fp16": "float16", "bf16": "bfloat16"}
@@ -33,10 +34,7 @@ def quantize(
         UnsupportedError: the model is a SavedModel, or has no layer that is quantized.
     """
     if baseline.format != keras_file.FORMAT:
-        raise UnsupportedError(
-            "a SavedModel is a graph without layers, which cannot be simulated; give the Keras "
-            "model itself, or quantize it natively"
-        )
+        raise UnsupportedError(GRAPH_ALONE)
     model = keras_file.load(baseline.data)
     layers = named_layers(model)
     asked = {name: quantization.layer_bits(name) for name in layers}

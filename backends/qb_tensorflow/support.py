@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qb_cluster.contracts import Activations, Bits, Quantization, Scheme, Support
+from qb_cluster.contracts.coverage import LAYER_KINDS, Scope
 
 _SIXTEEN: Final = 16
 NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
@@ -12,16 +13,36 @@ NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
     ("static", Bits(8, 16)): "16-bit activations are symmetric and run in slow reference kernels",
 }
 """What has kernels by (activations, bits), with what a user of each must know."""
+SCOPES: Final[dict[Activations, Scope]] = {"dynamic": "inputs", "static": "all"}
+"""Which activations the converter rounds."""
+GRAPH_ALONE: Final = (
+    "a SavedModel is a graph without layers, which cannot be simulated; give the Keras model "
+    "itself, or quantize it natively"
+)
 
 
 def support(quantization: Quantization) -> Support:
     """Tell whether a quantization can be done, why not, or with what caveat."""
+    scheme = quantization.scheme
+    if scheme.weights != LAYER_KINDS:
+        return Support(supported=False, reason="this backend quantizes all kinds of layers alike")
     if quantization.execution == "simulated":
-        return Support(supported=True, reason="Keras models only, not SavedModels")
+        if scheme.scope not in {None, "inputs"}:
+            return Support(supported=False, reason="only the inputs of layers are simulated here")
+        scope: Scope | None = None if scheme.activations == "none" else "inputs"
+        return Support(supported=True, reason="Keras models only, not SavedModels", scope=scope)
     refusal = next(_refusals(quantization), None)
     if refusal is not None:
         return Support(supported=False, reason=refusal)
-    return Support(supported=True, reason=_caveat(quantization))
+    scope = SCOPES.get(scheme.activations)
+    return Support(supported=True, reason=_caveat(quantization), scope=scope)
+
+
+def refusal_of_kind(kind: str, quantization: Quantization) -> str:
+    """Tell why a model of a kind cannot be quantized so; nothing where ``support`` is right."""
+    if kind == "saved_model" and quantization.execution == "simulated":
+        return GRAPH_ALONE
+    return ""
 
 
 def _caveat(quantization: Quantization) -> str:
@@ -73,5 +94,10 @@ def _refused_options(scheme: Scheme, bits: Bits) -> Iterator[str]:
         )
     if scheme.symmetric_activations and bits.activation != _SIXTEEN:
         yield "LiteRT's 8-bit activations are affine: symmetric ones are simulated, or 16-bit"
+    if scheme.scope not in {None, SCOPES.get(scheme.activations)}:
+        yield (
+            f"TFLiteConverter rounds {SCOPES[scheme.activations]} beside {scheme.activations} "
+            f"ranges, not {scheme.scope}: simulate it"
+        )
     if scheme.layers:
         yield "TFLiteConverter quantizes all layers alike: simulate layers of their own bits"

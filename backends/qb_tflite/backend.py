@@ -12,7 +12,7 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
-from qb_tflite.support import native_support
+from qb_tflite.support import native_support, scope_of
 
 _FORMAT = "tflite"
 
@@ -93,7 +93,12 @@ class TFLiteBackend:
             calibration,
             allow_known_broken=self._allow_known_broken,
         )
-        facts = quantized_facts(made.data, baseline.facts.parameters, kept_float=made.kept_float)
+        facts = quantized_facts(
+            made.data,
+            baseline.facts.parameters,
+            scope_of(quantization.scheme),
+            kept_float=made.kept_float,
+        )
         return Artifact(made.data, _FORMAT, facts)
 
     def open(

@@ -1,6 +1,7 @@
 """Float ``.tflite`` → quantized ``.tflite`` by ai-edge-quantizer."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -9,16 +10,21 @@ import numpy as np
 from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantization
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
-from qb_litert.graph import Operation, operations, read_model, with_signature
+from qb_litert.graph import LAYER_KINDS, Operation, operations, read_model, with_signature
 from qb_litert.quiet import quiet
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
-from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
+from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS, scope_of
 
 _KEPT: Final[KeptRanges[Ranges]] = KeptRanges()
 _EVERYWHERE: Final = ".*"
 _DEPTHWISE: Final = "DEPTHWISE_CONV_2D"
 _BLOCKWISE: Final = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
+_LAYERS: Final = (*("CONV_2D", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"),)
+_FOLLOWING: Final = (
+    *("RELU", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT", "UNPACK"),
+)
+"""Operations that follow a layer on the same integers, so that they round nothing anew."""
 _RECIPE_NAMES: Final = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Where ai-edge-quantizer calls an operation otherwise than TFLite's schema."""
 
@@ -69,6 +75,9 @@ def quantize(
         )
         if quantization.scheme.layers:
             bits = layer_bits(weighted, model(), quantization)
+        for op in weighted:
+            if LAYER_KINDS[op.kind] not in quantization.scheme.weights:
+                bits[op.weights] = None
         covered = [op for op in weighted if bits[op.weights] and op.values is not None]
         _check_weights(covered, quantization)
         ranges: Ranges = {}
@@ -158,10 +167,29 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
             _EVERYWHERE, everything, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
         )
         return
-    quantizer.update_quantization_recipe(
-        _EVERYWHERE, everything, _config(quantization, quantization.bits)
-    )
-    if quantization.scheme.activations == "static":
+    is_static = quantization.scheme.activations == "static"
+    kinds = [everything]
+    if is_static and scope_of(quantization.scheme) == "layers":
+        kinds = [TFLOperationName(kind) for kind in (*_LAYERS, *_FOLLOWING)]
+    for kind in kinds:
+        quantizer.update_quantization_recipe(
+            _EVERYWHERE, kind, _config(quantization, quantization.bits)
+        )
+    if quantization.scheme.number == "integer" and quantization.scheme.activations != "none":
+        # No product, so no integer arithmetic: the weights alone.
+        rows = replace(
+            quantization.scheme,
+            activations="none",
+            scope=None,
+            granularity="per_channel",
+            group_size=None,
+        )
+        alone = replace(quantization, scheme=rows, bits=Bits(quantization.bits.weight))
+        with suppress(ValueError):  # no such bits: it stays float, as the facts say
+            quantizer.update_quantization_recipe(
+                _EVERYWHERE, TFLOperationName.EMBEDDING_LOOKUP, _config(alone, alone.bits)
+            )
+    if is_static:
         # The same float interface as the baseline has, so that both are fed and timed
         # alike: rounding inputs in NumPy would cost more than a small model's kernels.
         _keep_float(quantizer, _EVERYWHERE, TFLOperationName.INPUT)

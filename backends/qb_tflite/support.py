@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Activations, Bits, Quantization, Scheme, Support
+from qb_cluster.contracts.coverage import Scope
 
 _QUARTER_BYTE: Final = 2
 _HALF_BYTE: Final = 4
@@ -17,6 +18,8 @@ ACTIVATION_BITS: Final[dict[Activations, tuple[int | None, ...]]] = {
 }
 SYMMETRIC_ACTIVATION_BITS: Final = (_TWO_BYTES,)
 """Widths at which LiteRT's kernels know no zero point."""
+SCOPE: Final[Scope] = "layers"
+"""Which activations static recipes round unless the scheme says."""
 GROUP_SIZES: Final = (32, 64, 128, 256)
 
 _STAYS_FLOAT: Final = (
@@ -34,7 +37,18 @@ def native_support(quantization: Quantization, *, allow_known_broken: bool = Fal
     """
     if reason := next(_obstacles(quantization, allow_known_broken), None):
         return Support(supported=False, reason=reason)
-    return Support(supported=True, reason="; ".join(_caveats(quantization, allow_known_broken)))
+    reason = "; ".join(_caveats(quantization, allow_known_broken))
+    return Support(supported=True, reason=reason, scope=scope_of(quantization.scheme))
+
+
+def scope_of(scheme: Scheme) -> Scope | None:
+    """Tell which activations are rounded; ``None`` where none are."""
+    match scheme.activations:
+        case "none":
+            return None
+        case "dynamic":
+            return "inputs"
+    return scheme.scope or SCOPE
 
 
 def _obstacles(quantization: Quantization, allow_known_broken: bool) -> Iterator[str]:
@@ -63,6 +77,10 @@ def _obstacles(quantization: Quantization, allow_known_broken: bool) -> Iterator
 
 def _scheme_obstacles(scheme: Scheme) -> Iterator[str]:
     """Give what no bit-width mends."""
+    if scheme.activations == "dynamic" and scheme.scope not in {None, "inputs"}:
+        yield f"LiteRT finds ranges while running for inputs only, not '{scheme.scope}'"
+    if scheme.activations == "static" and scheme.scope == "inputs":
+        yield "LiteRT's integer kernels round inputs and outputs: activations: layers, or all"
     if not scheme.symmetric and scheme.activations != "none":
         yield (
             "LiteRT multiplies integer activations by symmetric weights only; affine weights are "

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import lru_cache
 from hashlib import blake2b, file_digest
 from importlib.metadata import PackageNotFoundError, version
@@ -12,16 +11,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from qb_cluster.catalog import plugins
+from qb_cluster.catalog.arithmetic import arithmetic_digest
+from qb_cluster.catalog.counted import RESULT
 from qb_cluster.catalog.dataset import Dataset
 from qb_cluster.catalog.model import file_kind
 from qb_cluster.catalog.value_digest import array_digest, value_digest
-from qb_cluster.contracts import Backend, Calibration, Cell, Content, Device, Measure, Ref
+from qb_cluster.contracts import Backend, Cell, Content, Ref
 from qb_cluster.errors import PlugInError
 
 KEY_VERSION: Final = 1
-"""Raise it when equal cells come to give other numbers: a new protocol, a column's new meaning."""
+"""Raise it when code outside ``arithmetic.ROOMS`` makes equal cells give other numbers."""
 FLOAT: Final = "float"
-_ALWAYS: Final = ("qb-cluster", "numpy")  # the arithmetic of every backend
+_ALWAYS: Final = ("qb-cluster", "numpy")  # what every backend stands on
 _KEPT_APART: Final = re.compile(rb"\n\x08location\x12([\x80-\xff]?[\x01-\x7f])")
 
 
@@ -80,7 +81,7 @@ def code_digest(function: Any) -> str:
 
 
 def backend_digest(backend: Backend, ref: Ref) -> str:
-    """Digest a plug-in's code, its options, and the versions of what it stands on.
+    """Digest a plug-in's code, its options, our arithmetic, and versions of what it stands on.
 
     Returns:
         32 hex digits.
@@ -95,7 +96,8 @@ def _backend_digest(
     target: str, options_json: str, made: type, distributions: tuple[str, ...]
 ) -> str:
     versions = {name: _version(name) for name in sorted({*_ALWAYS, *distributions})}
-    return value_digest(plugins.find("backend", target), made, versions, options_json)
+    found = plugins.find("backend", target)
+    return value_digest(found, made, versions, arithmetic_digest(), options_json)
 
 
 @lru_cache(maxsize=2**12)
@@ -135,7 +137,7 @@ def cell_key(cell: Cell, content: Content, scheme: str, fingerprint: str | None)
     """Hash everything that can change a cell's numbers.
 
     Args:
-        cell: its labels, sweep, deadline and device name do not count.
+        cell: less what ``counted.RESULT`` names.
         content: of its float baseline.
         scheme: digest of its scheme.
         fingerprint: of the hardware its latency was measured on; ``None`` for what has not been
@@ -145,35 +147,12 @@ def cell_key(cell: Cell, content: Content, scheme: str, fingerprint: str | None)
         32 hex digits.
     """
     parts = (
-        f"{KEY_VERSION} {cell.bits} {cell.execution} {_place(cell.device)} {scheme}",
-        _fragment(content),
-        _fragment(cell.calibration),
-        _fragment(cell.measure),
-        "" if fingerprint is None else f"{fingerprint} {_latency(cell.measure)}",
+        f"{KEY_VERSION} {scheme}",
+        RESULT.text(cell),
+        RESULT.part(content),
+        "" if fingerprint is None else f"{fingerprint} {RESULT.part(cell.measure.latency)}",
     )
     return blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
-
-
-def _place(device: Device) -> str:
-    return f"{device.threads} gpu" if device.gpus else str(device.threads)
-
-
-@lru_cache(maxsize=2**12)
-def _fragment(value: Content | Calibration | Measure | None) -> str:
-    """Write a part of a key; a million cells share few."""
-    if value is None:
-        return "null"
-    plain = asdict(value)
-    if isinstance(value, Content) and value.runtime is None:
-        del plain["runtime"]  # keys of what knows of none are older than this field
-    if isinstance(value, Measure):
-        del plain["metric"], plain["latency"]  # one is in the content, the other for timed cells
-    return json.dumps(plain, sort_keys=True)
-
-
-@lru_cache(maxsize=2**12)
-def _latency(measure: Measure) -> str:
-    return json.dumps(None if measure.latency is None else asdict(measure.latency), sort_keys=True)
 
 
 def _version(distribution: str) -> str | None:

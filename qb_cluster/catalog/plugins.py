@@ -6,7 +6,6 @@ Ours come through the same entry-point groups as anybody's, so there is no secon
 
 import difflib
 import importlib
-import importlib.util
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from qb_cluster.catalog.model import file_kind, names_file
+from qb_cluster.catalog.module_names import missing_inside, missing_top
 from qb_cluster.contracts import Ref
 from qb_cluster.errors import PlugInError
 
@@ -45,9 +45,17 @@ def check(kind: Kind, target: str) -> None:
     """Refuse a target that cannot exist, without importing the user's code.
 
     Raises:
-        PlugInError: no such registered name, a malformed import path, no such module, or no
-            such model file.
+        PlugInError: no such registered name, a malformed import path, no such module or nothing
+            of that name in it, as far as its source tells, or no such model file.
     """
+    _check_form(kind, target)
+    if ":" in target and not is_model_file(kind, target):
+        module, _, attribute = target.partition(":")
+        if (missing := missing_inside(module, attribute)) is not None:
+            raise PlugInError(f"{kind} '{target}': {missing}")
+
+
+def _check_form(kind: Kind, target: str) -> None:
     if is_model_file(kind, target):
         _check_file(target)
         return
@@ -60,16 +68,8 @@ def check(kind: Kind, target: str) -> None:
     parts = [*module.split("."), *attribute.split(".")]
     if not all(part.isidentifier() for part in parts):
         raise PlugInError(f"'{target}' is no import path; write package.module:callable")
-    top = module.partition(".")[0]
-    try:
-        spec = importlib.util.find_spec(top)
-    except ValueError:  # a module without a spec, such as __main__
-        spec = None
-    if spec is None:
-        raise PlugInError(
-            f"{kind} '{target}': no module '{top}' in the folder where qb runs, on PYTHONPATH "
-            "or among the installed packages"
-        )
+    if (missing := missing_top(module, attribute)) is not None:
+        raise PlugInError(f"{kind} '{target}': {missing}")
 
 
 def _check_file(target: str) -> None:
@@ -92,7 +92,7 @@ def find(kind: Kind, target: str) -> Any:
     Raises:
         PlugInError: it cannot be imported, or there is no such file.
     """
-    check(kind, target)
+    _check_form(kind, target)
     if is_model_file(kind, target):
         return lambda: Path(target).absolute()
     try:

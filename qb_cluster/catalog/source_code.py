@@ -2,8 +2,9 @@
 
 A module counts by its syntax tree, so comments, docstrings and formatting do not; with it count
 the modules of the user's own that it imports, anywhere in its text. What is installed counts by
-its version, the standard library and the runner itself not at all (the runner's version is part
-of every backend's digest). Not seen: modules found only while running (``importlib``), data files
+its version, but the backends that come with the runner and what they share always by their code;
+the standard library and the runner itself not at all (its arithmetic is part of every backend's
+digest, see ``arithmetic``). Not seen: modules found only while running (``importlib``), data files
 that code reads, and changes to an installed package that leave its version as it is.
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 _RUNNER: Final = "qb_cluster"
+_DISTRIBUTION: Final = "qb-cluster"
 _FRAMEWORKS: Final = frozenset(
     {"jax", "keras", "numpy", "onnx", "onnxruntime", "tensorflow", "tf_keras", "torch", "torchao"}
 )  # by version even where they are built in a folder of the user's own: thousands of modules
@@ -61,7 +63,8 @@ def _module(name: str) -> tuple[str, tuple[str, ...]]:
     path = None if top in sys.builtin_module_names else _file(name)
     if path is None:  # a namespace package, or something that is not there
         return "", ()
-    if top in _FRAMEWORKS or any(part in path.parts for part in _INSTALLED):
+    is_installed = any(part in path.parts for part in _INSTALLED) and top not in _own_packages()
+    if top in _FRAMEWORKS or is_installed:
         return _version(top), ()
     if str(path.resolve()).startswith(_STANDARD):
         return "", ()
@@ -113,6 +116,16 @@ def _version(top: str) -> str:
     except importlib.metadata.PackageNotFoundError:
         distributions = _distributions().get(top, ())
     return " ".join(f"{name}=={importlib.metadata.version(name)}" for name in distributions)
+
+
+@cache
+def _own_packages() -> frozenset[str]:
+    """Name what is installed with the runner; nothing where that is a checkout."""
+    try:
+        files = importlib.metadata.files(_DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return frozenset()
+    return frozenset(file.parts[0] for file in files or ())
 
 
 @cache

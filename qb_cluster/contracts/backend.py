@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qb_cluster.contracts.coverage import Coverage, Scope
 from qb_cluster.contracts.scheme import Quantization
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -22,10 +23,17 @@ LoadModel = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """Whether a backend can do what it is asked, and why not (or with what caveat)."""
+    """Whether a backend can do what it is asked.
+
+    Attributes:
+        supported: whether it can.
+        reason: why not, or with what caveat.
+        scope: which activations it rounds, where it rounds any and the scheme leaves it open.
+    """
 
     supported: bool
     reason: str = ""
+    scope: Scope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +53,12 @@ class ArtifactFacts:
         fallback_ops: kinds of convolutions and matrix products that stayed float although
             the scheme covers them, sorted, in the runtime's own words, e.g. ``("Conv2d",)``.
         integer_layer_mac_share: the same share as ``integer_mac_share`` over the products that
-            have weights: one factor depends on no input. Products of two activations, as inside
-            attention, have none. ``None`` where unknown, and where the model has no such
-            product; 0 for float and for simulated.
+            the scheme covers: those that have weights, one factor depending on no input, but
+            for layers that it leaves float. Products of two activations, as inside attention,
+            have none. ``None`` where unknown, and where the model has no such product; 0 for
+            float and for simulated.
+        coverage: of the scheme; ``None`` where unknown, and for float.
+        scope: which activations are rounded; ``None`` where none are.
     """
 
     parameters: int
@@ -57,6 +68,8 @@ class ArtifactFacts:
     integer_mac_share: float | None = None
     fallback_ops: tuple[str, ...] = ()
     integer_layer_mac_share: float | None = None
+    coverage: Coverage | None = None
+    scope: Scope | None = None
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -116,8 +129,9 @@ class Backend(Protocol):
         takes: the kinds of model it converts, see ``catalog.model``: ``torch``, ``keras``,
             ``saved_model``, ``onnx``, ``tflite``, ``pt2``, or ``object`` for anything else.
 
-    A backend that computes on GPUs also has ``on_gpu() -> Backend``: the same for the one GPU that
-    its process sees. Making it imports no framework either.
+    A backend that can do less with models of some kind also has ``refuses(kind, quantization) ->
+    str``, which says why, or nothing. It is asked of model files where ``support`` said yes; for
+    what a callable returns, ``quantize`` finds out.
 
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts.bits import Bits
 from qb_cluster.contracts.calibration import Calibration
+from qb_cluster.contracts.coverage import LAYER_KINDS, SCOPES, LayerKind, Scope
 
 Activations = Literal["none", "dynamic", "static"]
 Execution = Literal["native", "simulated"]
@@ -54,6 +55,9 @@ class Scheme:
         weight_quantizer: arithmetic of the user's own: takes float32 weights of any shape
             (output channels on axis 0) and a bit-width, returns the dequantized float32
             weights of the same shape. Such a scheme can only be simulated.
+        weights: the kinds of layers that it covers.
+        scope: which activations it rounds, where it rounds any; ``None`` leaves that to the
+            backend, which says what it does, see ``Support.scope``.
     """
 
     name: str
@@ -68,13 +72,16 @@ class Scheme:
     symmetric_activations: bool = False
     layers: tuple[tuple[str, str], ...] = ()
     weight_quantizer: WeightQuantizer | None = None
+    weights: tuple[LayerKind, ...] = LAYER_KINDS
+    scope: Scope | None = None
 
     def __post_init__(self) -> None:
         """Refuse what contradicts itself.
 
         Raises:
             ValueError: the group size and the granularity, a layer's bits and the scheme's
-                form, or a float format and integer options do not go together.
+                form, or a float format and integer options do not go together; a kind of layer
+                or a scope is not known.
         """
         if (self.group_size is None) == (self.granularity == "per_group"):
             raise ValueError("group_size is given with granularity per_group, and only with it")
@@ -87,11 +94,23 @@ class Scheme:
             )
         if self.number != "integer" and (self.activations != "none" or self.layers):
             raise ValueError(f"{self.number} takes neither quantized activations nor layers")
+        self._check_coverage()
         for pattern, bits in self.layers:
             if not isinstance(bits, str):
                 raise ValueError(f"layers '{pattern}': write bits as text, w8, not {bits!r}")  # noqa: TRY004 - it comes from YAML
             if bits != FLOAT and not self.takes(Bits.parse(bits)):
                 raise ValueError(f"layers '{pattern}': {self.name} does not take {bits}")
+
+    def _check_coverage(self) -> None:
+        if unknown := [kind for kind in self.weights if kind not in LAYER_KINDS]:
+            known = ", ".join(LAYER_KINDS)
+            raise ValueError(f"weights: '{unknown[0]}' is no kind of layer; there are {known}")
+        if not self.weights:
+            raise ValueError("weights: name one kind of layer at least")
+        if self.scope is not None and self.scope not in SCOPES:
+            raise ValueError(f"activations: '{self.scope}' is none of {', '.join(SCOPES)}")
+        if self.scope is not None and self.activations == "none":
+            raise ValueError(f"activations: {self.name} leaves all activations float")
 
     @property
     def fixed_bits(self) -> Bits | None:

@@ -194,7 +194,7 @@ class Sweep:
         self._committed_at = time.monotonic()
         self._folder.commit_stages(batch.stages)
         self._folder.commit_cells(batch.cells)
-        if batch.stages:
+        if batch.stages or any(ended.attempt > 0 for ended in batch.cells):
             self._enter("running cells", after="loading models")
         if batch.cells:
             self.written.update(ended.status for ended in batch.cells)

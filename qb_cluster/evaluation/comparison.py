@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts import Predictions
 from qb_cluster.errors import CellError
+from qb_cluster.evaluation import metrics
 from qb_cluster.evaluation.deviation import deviation, top1
 from qb_cluster.evaluation.paired import compare_scores, compare_values
 
@@ -40,6 +41,13 @@ def score(metric: Metric, outputs: NDArray[np.float32], targets: NDArray[Any]) -
     if not math.isfinite(value):
         raise CellError(f"the metric returned {value}")
     return Scored(value, raw if raw.ndim else None)
+
+
+def doubts(
+    metric: Callable[..., Any], outputs: NDArray[np.float32], targets: NDArray[Any]
+) -> tuple[str, ...]:
+    """Say what makes a float model's value doubtful, as far as that is known of a metric."""
+    return tuple(metrics.doubts(outputs, targets)) if metric is metrics.accuracy else ()
 
 
 def compare(

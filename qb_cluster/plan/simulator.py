@@ -49,7 +49,8 @@ def simulator(
         if (
             kinds & set(candidate.backend.takes)
             and not_installed(candidate) is None
-            and resolve(candidate, scheme, bits, calibration, "simulated").execution is not None
+            and resolve(candidate, scheme, bits, calibration, "simulated", kind).execution
+            is not None
         ):
             return candidate.ref
     return None

@@ -107,7 +107,7 @@ def template(
     rows: dict[Inner, Row] = {}  # two combinations can come to one cell: the first stays
     baselines: dict[Inner, Baseline] = {}
     for product in products:
-        for point in _points(spec, product, backend, refusal, overrides, simulates):
+        for point in _points(spec, product, backend, kind, refusal, overrides, simulates):
             if product is spec.grid and any(_inner_matches(match, point) for match in exclude):
                 continue
             measure = replace(
@@ -126,6 +126,7 @@ def _points(
     spec: SweepSpec,
     product: Product,
     backend: NamedBackend,
+    kind: ModelKind | None,
     refusal: str | None,
     overrides: Sequence[Override],
     simulates: bool,
@@ -135,7 +136,7 @@ def _points(
     def point(scheme: NamedScheme, bits: Bits, settings: Settings) -> _Point:
         calibration = settings.calibration and effective(settings.calibration)
         if refusal is None:
-            resolution = resolve(backend, scheme, bits, calibration, settings.execution)
+            resolution = resolve(backend, scheme, bits, calibration, settings.execution, kind)
         else:
             resolution = Resolution(None, refusal)
         if not simulates and resolution.execution == "simulated":

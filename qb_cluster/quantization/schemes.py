@@ -1,9 +1,10 @@
 """The schemes that come with QuantBench. They enter by the same door as anybody's."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qb_cluster.contracts import Granularity, Scheme, WeightRange
+from qb_cluster.contracts.coverage import LAYER_KINDS, LayerKind, Scope
 
 
 def weight_only(
@@ -13,6 +14,7 @@ def weight_only(
     narrow_range: bool | None = None,
     weight_range: WeightRange | None = None,
     layers: Mapping[str, str] | None = None,
+    weights: Sequence[LayerKind] | None = None,
 ) -> Scheme:
     """Weights in integers, activations and arithmetic in float. Takes ``wN``.
 
@@ -21,8 +23,10 @@ def weight_only(
     """
     if granularity == "per_group" and symmetric and narrow_range is None and weight_range is None:
         weight_range = "signed_max"
-    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
-    return Scheme("weight_only", activations="none", **options)
+    options = _weights(
+        granularity, group_size, symmetric, narrow_range, weight_range, layers, weights
+    )
+    return Scheme("weight_only", **options)
 
 
 def dynamic(
@@ -33,12 +37,15 @@ def dynamic(
     weight_range: WeightRange | None = None,
     symmetric_activations: bool = False,
     layers: Mapping[str, str] | None = None,
+    weights: Sequence[LayerKind] | None = None,
+    activations: Scope | None = None,
 ) -> Scheme:
     """Weights in integers; activation ranges found anew for each example. Takes ``wNaM``."""
-    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
-    return Scheme(
-        "dynamic", activations="dynamic", symmetric_activations=symmetric_activations, **options
+    options = _weights(
+        granularity, group_size, symmetric, narrow_range, weight_range, layers, weights
     )
+    options |= {"symmetric_activations": symmetric_activations, "scope": activations}
+    return Scheme("dynamic", "dynamic", **options)
 
 
 def static(
@@ -49,12 +56,15 @@ def static(
     weight_range: WeightRange | None = None,
     symmetric_activations: bool = False,
     layers: Mapping[str, str] | None = None,
+    weights: Sequence[LayerKind] | None = None,
+    activations: Scope | None = None,
 ) -> Scheme:
     """Weights in integers; activation ranges fixed on calibration data. Takes ``wNaM``."""
-    options = _weights(granularity, group_size, symmetric, narrow_range, weight_range, layers)
-    return Scheme(
-        "static", activations="static", symmetric_activations=symmetric_activations, **options
+    options = _weights(
+        granularity, group_size, symmetric, narrow_range, weight_range, layers, weights
     )
+    options |= {"symmetric_activations": symmetric_activations, "scope": activations}
+    return Scheme("static", "static", **options)
 
 
 def fp16() -> Scheme:
@@ -84,6 +94,7 @@ def _weights(
     narrow_range: bool | None,
     weight_range: WeightRange | None,
     layers: Mapping[str, str] | None,
+    weights: Sequence[LayerKind] | None,
 ) -> dict[str, Any]:
     if narrow_range is None:
         narrow_range = weight_range != "signed_max"
@@ -94,4 +105,5 @@ def _weights(
         "narrow_range": narrow_range,
         "weight_range": weight_range or "minmax",
         "layers": tuple((layers or {}).items()),
+        "weights": LAYER_KINDS if weights is None else tuple(weights),
     }

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.report.comparison import CONDITIONS, in_order
+from qb_cluster.report.records import are_baselines, is_baseline
 from qb_cluster.storage import Folder
 from qb_cluster.store.reading import StoredRun, read_predictions
 
@@ -32,6 +33,7 @@ _RUNS_ON: Final = ["backend", "device", "threads"]
 _MEMBER: Final = (*_RUNS_ON, "execution", "cell_id")
 COLUMNS: Final = (
     *SAME,
+    "is_baseline",
     *_MEMBER,
     *(f"other_{name}" for name in _MEMBER),
     "top1_agreement",
@@ -46,7 +48,7 @@ def agreement(run: StoredRun) -> pd.DataFrame:
     A matrix is made for each model, scheme, bit-width and calibration that has outputs from two
     backends or more, or from one on two devices or more; a device is a name and a number of
     threads. Its members are those cells and their float baselines, whose ``execution`` is
-    ``float`` here. The float baselines also have a matrix of their own.
+    ``float`` here. The float baselines also have a matrix of their own, where ``is_baseline``.
 
     Returns:
         One row an ordered pair of different members, with ``COLUMNS``. ``top1_agreement`` is the
@@ -55,7 +57,7 @@ def agreement(run: StoredRun) -> pd.DataFrame:
         ``other_cell_id``; infinite when equal, null where one side's outputs were not kept.
     """
     results = in_order(run.results[run.results["status"].isin(("ok", "kernel_mismatch"))])
-    floats = results[results["scheme"] == "float"].set_index("cell_id", drop=False)
+    floats = results[are_baselines(results)].set_index("cell_id", drop=False)
     matrices = []
     kinds, places = (
         results.groupby(names, dropna=False).ngroup() for names in (list(SAME), _RUNS_ON)
@@ -64,14 +66,18 @@ def agreement(run: StoredRun) -> pd.DataFrame:
     for _, cells in results[several].groupby(list(SAME), dropna=False, sort=False):
         baselines = floats[floats.index.isin(cells["baseline_cell_id"])]
         members = pd.concat([cells, baselines]).drop_duplicates("cell_id")
-        matrices.append((cells.iloc[0][list(SAME)], members))
+        same = cells.iloc[0][list(SAME)]
+        same["is_baseline"] = bool(are_baselines(cells).all())
+        matrices.append((same, members))
     ids = {cell_id for _, members in matrices for cell_id in members["cell_id"]}
     pairs = _Pairs(run.folder, read_predictions(run.folder, ids) if ids else {})
     rows = [row for same, members in matrices for row in _matrix(same, members, pairs)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     shared = {name: run.results[name].dtype for name in (*SAME, "threads")}
     shared["other_threads"] = shared["threads"]
-    return frame.astype(shared | {"top1_agreement": np.float64, "sqnr_db": np.float64})
+    return frame.astype(
+        shared | {"is_baseline": bool, "top1_agreement": np.float64, "sqnr_db": np.float64}
+    )
 
 
 def _matrix(same: pd.Series, members: pd.DataFrame, pairs: "_Pairs") -> Iterator[dict[str, Any]]:
@@ -89,7 +95,7 @@ def _matrix(same: pd.Series, members: pd.DataFrame, pairs: "_Pairs") -> Iterator
 
 
 def _named(cell: dict[Any, Any], prefix: str) -> dict[str, Any]:
-    execution = "float" if cell["scheme"] == "float" else cell["execution"]
+    execution = "float" if is_baseline(cell) else cell["execution"]
     return {f"{prefix}{name}": cell[name] for name in _MEMBER} | {f"{prefix}execution": execution}
 
 

@@ -10,6 +10,7 @@ from qb_cluster.report.agreement import agreement
 from qb_cluster.report.bits import BitSeries, bit_series
 from qb_cluster.report.comparison import compare
 from qb_cluster.report.devices import devices
+from qb_cluster.report.same import Unchanged, unchanged
 from qb_cluster.report.sensitivity import sensitivity
 from qb_cluster.store.reading import StoredRun
 
@@ -26,6 +27,7 @@ class Analysis:
         agreement: see ``agreement.agreement``.
         bits: see ``bits.bit_series``.
         layers: see ``sensitivity.sensitivity``.
+        unchanged: see ``same.unchanged``.
     """
 
     run: StoredRun
@@ -35,6 +37,7 @@ class Analysis:
     agreement: pd.DataFrame
     bits: tuple[BitSeries, ...]
     layers: pd.DataFrame
+    unchanged: tuple[Unchanged, ...]
 
 
 def analyse(run: StoredRun, judgement: Judgement | None = None) -> Analysis:
@@ -57,6 +60,7 @@ def analyse(run: StoredRun, judgement: Judgement | None = None) -> Analysis:
         agreement(run),
         tuple(bit_series(run.results)),
         sensitivity(run.results, run.layers),
+        unchanged(comparison, run.results.set_index("cell_id")["outputs_digest"]),
     )
 
 

@@ -10,14 +10,26 @@ import pandas as pd
 
 from qb_cluster.report import cell_text, verdicts
 from qb_cluster.report.analysis import Analysis
-from qb_cluster.report.comparison import FLOAT, POINTS
-from qb_cluster.report.records import Device, Place, Row, by_place, device_names, records
+from qb_cluster.report.comparison import POINTS
+from qb_cluster.report.records import (
+    Device,
+    Place,
+    Row,
+    by_place,
+    device_names,
+    is_baseline,
+    notes_of,
+    records,
+)
 
 NAME: Final = "name"
+FLOAT: Final = "float"
+"""What a baseline has in place of a verdict."""
 PARTIAL: Final = "partial"
 NO_VERDICT: Final = "no verdict"
 _BEST_FIRST: Final = ("within", "undecided", FLOAT, NO_VERDICT, "worse", PARTIAL)
 _NEVER_PREFERRED: Final = {"worse", PARTIAL}
+_MOST_UNCHANGED: Final = 2
 _USUAL_DEVICE: Final[Device] = ("cpu", 1)
 
 
@@ -85,7 +97,7 @@ def kind(row: Row) -> str:
     """Give the verdict of a cell, or what it has in place of one."""
     if row["status"] != "ok":
         return str(row["status"])
-    if row["scheme"] == FLOAT:
+    if is_baseline(row):
         return FLOAT
     return PARTIAL if row["is_partial"] else row["quality_verdict"] or NO_VERDICT
 
@@ -169,7 +181,7 @@ def _names(rows: Sequence[Row]) -> dict[str, str]:
     """Name configurations: backend, scheme, bits, and whatever else sets equal ones apart."""
     alike: dict[str, list[Row]] = {}
     for row in rows:
-        bits = "" if row["scheme"] == FLOAT else f" {row['bits']}"
+        bits = "" if is_baseline(row) else f" {row['bits']}"
         alike.setdefault(f"{row['backend']} {row['scheme']}{bits}", []).append(row)
     return {
         row["cell_id"]: " ".join([name, *_apart(row, same)])
@@ -220,7 +232,7 @@ def _held(rows: Sequence[Row]) -> str:
     ran = [row for row in rows if kind(row) == NO_VERDICT]
     if ran:
         return f"no verdict: {ran[0]['no_verdict_reason']}"
-    others = [row for row in rows if row["scheme"] != FLOAT]
+    others = [row for row in rows if not is_baseline(row)]
     return f"no verdict ({counted(others)})" if others else "only float baselines so far"
 
 
@@ -239,7 +251,7 @@ def _title(found: Analysis) -> str:
 
 
 def _notes(found: Analysis, rows: Sequence[Row]) -> Iterator[str]:
-    missing = (found.run.planned_cells or 0) - len(found.run.results)
+    missing = (found.run.planned_cells or 0) - len(found.run.planned_results)
     if missing > 0:
         yield (
             f"Unfinished: {missing:,} of {found.run.planned_cells:,} planned cells have no row "
@@ -254,9 +266,23 @@ def _notes(found: Analysis, rows: Sequence[Row]) -> Iterator[str]:
             f"{len(undecided):,} undecided; about {nearest:,} examples would decide the nearest "
             "(examples_needed)"
         )
-    biased = [row for row in rows if row["scheme"] == FLOAT and cell_text.is_biased(row)]
+    yield from (one.line() for one in found.unchanged[:_MOST_UNCHANGED])
+    if (more := len(found.unchanged) - _MOST_UNCHANGED) > 0:
+        yield f"{more} more ax{'is' if more == 1 else 'es'} changed nothing: --full"
+    yield from _doubts(rows)
+    biased = [row for row in rows if is_baseline(row) and cell_text.is_biased(row)]
     if biased:
         worst = max(biased, key=lambda row: abs(row["speedup"] - 1))
         noise = cell_text.own_noise(worst).removesuffix(" !")
         who = f"{worst['model']}, {worst['backend']}"
         yield f"timing: float differs from itself by {noise} ({who}); doubt speed-ups as small"
+
+
+def _doubts(rows: Sequence[Row]) -> Iterator[str]:
+    """Tell what float models' own rows note: what is compared with them is as doubtful."""
+    backends: dict[tuple[str, str, str], list[str]] = {}
+    for row in filter(is_baseline, rows):
+        for note in notes_of(row):
+            backends.setdefault((row["model"], row["dataset"], note), []).append(row["backend"])
+    for (model, dataset, note), names in backends.items():
+        yield f"float {model} on {dataset}, {', '.join(dict.fromkeys(names))}: {note}"

@@ -11,8 +11,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from qb_cluster.report import cell_text
-from qb_cluster.report.answer import NAME, Answer, Group, best, counted, kind
-from qb_cluster.report.comparison import FLOAT, POINTS
+from qb_cluster.report.answer import FLOAT, NAME, Answer, Group, best, counted, kind
+from qb_cluster.report.comparison import POINTS
 from qb_cluster.report.records import Row
 from qb_cluster.report.render import escaped
 

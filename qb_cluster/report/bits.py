@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from qb_cluster.report.comparison import CONDITIONS, in_order
-from qb_cluster.report.records import Row, records
+from qb_cluster.report.records import Row, are_baselines, records
 
 DB_PER_BIT: Final = float(20 * np.log10(2))
 """6.02: a bit more halves the step of a uniform quantizer, and so the amplitude of its noise."""
@@ -106,7 +106,7 @@ def bit_series(results: pd.DataFrame) -> list[BitSeries]:
     Args:
         results: the table ``results``; cells that are not ok do not count.
     """
-    cells = records(in_order(results[results["scheme"] != "float"])[list(_NEEDED)])
+    cells = records(in_order(results[~are_baselines(results)])[list(_NEEDED)])
     found: dict[_Place, list[_Line]] = {}
     for group in _grouped(cells, _GROUP).values():
         for which, varied, asked in _lines(group):

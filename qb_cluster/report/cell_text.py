@@ -7,7 +7,7 @@ from typing import Final
 from rich.filesize import decimal
 
 from qb_cluster.report.comparison import CONDITIONS, POINTS
-from qb_cluster.report.records import Row
+from qb_cluster.report.records import Row, is_baseline
 
 FLAG: Final = "†"
 NOTHING: Final = "–"
@@ -167,7 +167,7 @@ def on_device(row: Row) -> str:
     if row["status"] != "ok":
         return cell(row)
     lines = [value(row)]
-    is_float = row["scheme"] == "float"
+    is_float = is_baseline(row)
     if not is_float:
         lines += _change(row)[:1]
     if row["execution"] == "simulated":

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report import verdicts
 from qb_cluster.report.pareto import pareto_front
-
-FLOAT: Final = "float"
-"""The scheme of a baseline."""
+from qb_cluster.report.records import are_baselines
+from qb_cluster.report.same import same_as
 
 POINTS: Final = "points"
 OWN_UNIT: Final = "1"
@@ -29,6 +28,7 @@ CONDITIONS: Final = (
 
 COLUMNS: Final = (
     "cell_id",
+    "baseline_cell_id",
     "sweep",
     "model",
     "dataset",
@@ -63,6 +63,7 @@ COLUMNS: Final = (
     "dataset_examples",
     "top1_agreement",
     "sqnr_db",
+    "same_as",
     "simulator",
     "reference_sqnr_db",
     "reference_agreement",
@@ -130,9 +131,9 @@ def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     Returns:
         One row per cell, whatever its status, with the columns ``COLUMNS``. Added to those of
         ``results`` are ``size_ratio`` (float bytes ÷ quantized bytes), what ``verdicts.judge``
-        finds, and ``pareto``, see ``pareto.pareto_front``. The metric's columns are as printed:
-        where ``metric_unit`` is ``points`` in percent and percentage points, else in the metric's
-        own unit.
+        finds, ``pareto``, see ``pareto.pareto_front``, and ``same_as``, see ``same.same_as``.
+        The metric's columns are as printed: where ``metric_unit`` is ``points`` in percent and
+        percentage points, else in the metric's own unit.
     """
     cells = results.copy()
     cells["size_ratio"] = _size_ratio(cells)
@@ -145,7 +146,9 @@ def compare(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
     cells["metric_unit"] = units.mask(cells["metric"].isna())
     for name in _IN_THE_METRICS_UNIT:
         cells[name] = cells[name].astype("Float64").mask(in_points, 100 * cells[name])
-    return in_order(cells)[list(COLUMNS)]
+    ordered = in_order(cells)
+    ordered["same_as"] = same_as(ordered)
+    return ordered[list(COLUMNS)]
 
 
 def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:
@@ -158,12 +161,12 @@ def is_in_points(cells: pd.DataFrame, judgement: Judgement) -> pd.Series:
 
 def baselines(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the rows of the float baselines."""
-    return comparison[comparison["scheme"] == FLOAT]
+    return comparison[are_baselines(comparison)]
 
 
 def quantized(comparison: pd.DataFrame) -> pd.DataFrame:
     """Give the other rows."""
-    return comparison[comparison["scheme"] != FLOAT]
+    return comparison[~are_baselines(comparison)]
 
 
 def _size_ratio(cells: pd.DataFrame) -> NDArray[np.float64]:

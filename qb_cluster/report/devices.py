@@ -50,6 +50,7 @@ COLUMNS: Final = (
     "latency_flags",
     "peak_memory_bytes",
     "cell_id",
+    "baseline_cell_id",
 )
 
 

@@ -6,12 +6,12 @@ from typing import Final
 
 import pandas as pd
 
-from qb_cluster.report import cell_text
+from qb_cluster.report import cell_text, same
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.bits import DB_PER_BIT
 from qb_cluster.report.cell_text import NOTHING
 from qb_cluster.report.comparison import baselines, in_order, quantized
-from qb_cluster.report.records import Row, by_place, columns, records, where
+from qb_cluster.report.records import Row, by_place, columns, notes_of, records, where
 from qb_cluster.report.sections import (
     agreement_tables,
     bits_tables,
@@ -55,6 +55,7 @@ def build(found: Analysis) -> Document:
             *agreement_tables(found.agreement),
             *bits_tables(found.bits),
             *layers_tables(found.layers),
+            *same.tables(found.comparison, found.unchanged),
             *_reason_tables(run.results),
         ),
         legend=tuple(_legend(found)),
@@ -145,8 +146,8 @@ def _reason_tables(results: pd.DataFrame) -> Iterator[Table]:
         if row["status"] != "ok":
             lines = (row["error"] or "").splitlines()
             bad.append((row["status"], lines[0] if lines else "no reason given", row))
-        elif row["notes"]:
-            remarkable += [("ok", note, row) for note in row["notes"].split("; ")]
+        else:
+            remarkable += [("ok", note, row) for note in notes_of(row)]
     if bad:
         yield _reasons("not ok", "reason", bad)
     if remarkable:

@@ -22,6 +22,21 @@ def records(cells: pd.DataFrame) -> list[Row]:
     return list[Row](pa.Table.from_pandas(cells, preserve_index=False).to_pylist())
 
 
+def is_baseline(row: Row) -> bool:
+    """Tell whether a row is a float baseline: by its id, since a label can be any word."""
+    return bool(row["cell_id"] == row["baseline_cell_id"])
+
+
+def are_baselines(cells: pd.DataFrame) -> pd.Series:
+    """Tell of each row of a table whether it is a float baseline."""
+    return cells["cell_id"] == cells["baseline_cell_id"]
+
+
+def notes_of(row: Row) -> list[str]:
+    """Give the notes of a row of results or of the comparison."""
+    return row["notes"].split("; ") if row["notes"] else []
+
+
 def by_place(cells: Sequence[Row]) -> dict[Place, list[Row]]:
     """Group rows by place, in order of appearance."""
     places: dict[Place, list[Row]] = {}

@@ -67,7 +67,8 @@ class RunStatus:
 
     Attributes:
         planned: cells of the spec run last; ``None`` where nobody counted.
-        finished: cells that have a row.
+        finished: those that have a row. All else here is of these too.
+        unplanned: more cells that have a row: earlier specs had them.
         left: planned cells without; ``None`` where nobody counted.
         driver: who is running it now; ``None`` when nobody is.
         cells_per_minute: of the last five minutes, by the clocks of the workers; ``None`` when
@@ -85,6 +86,7 @@ class RunStatus:
     sweep: str
     planned: int | None
     finished: int
+    unplanned: int
     left: int | None
     driver: Driver | None
     cells_per_minute: float | None
@@ -208,7 +210,7 @@ def read_status(place: str | Path) -> RunStatus:
     run = read_run(place)
     problems = list(run.problems)
     environments = read_table(run.folder, "environments", problems)
-    results = run.results
+    results = run.planned_results
     planned, finished = run.planned_cells, len(results)
     left = None if planned is None else max(0, planned - finished)
     at_work = None
@@ -223,6 +225,7 @@ def read_status(place: str | Path) -> RunStatus:
         sweep=run.sweep,
         planned=planned,
         finished=finished,
+        unplanned=len(run.results) - finished,
         left=left,
         driver=at_work,
         cells_per_minute=per_minute,

@@ -16,12 +16,16 @@ from qb_cluster.report.records import (
     by_place,
     columns,
     device_names,
+    is_baseline,
     records,
     where,
 )
 from qb_cluster.report.table import Table
 
 _MOST_LAYERS: Final = 8
+
+_Heading = tuple[bool, str]
+"""Whether rows are quantized, so that float baselines come first, and their scheme."""
 
 
 def agreement_tables(agreement: pd.DataFrame) -> Iterator[Table]:
@@ -30,7 +34,7 @@ def agreement_tables(agreement: pd.DataFrame) -> Iterator[Table]:
     A backend is named with its device where there are several. Each pair once, and without the
     float baselines of other cells: the whole matrices are in ``agreement.parquet``.
     """
-    is_own = (agreement["scheme"] == "float") | (
+    is_own = agreement["is_baseline"] | (
         (agreement["execution"] != "float") & (agreement["other_execution"] != "float")
     )
     for (dataset, _), rows in _by_data(records(agreement[is_own])).items():
@@ -41,12 +45,13 @@ def agreement_tables(agreement: pd.DataFrame) -> Iterator[Table]:
         else:
             title = f"agreement of backends and devices · {dataset}"
         seen: set[tuple[str, str]] = set()
-        by_scheme: dict[str, list[Row]] = {}
+        by_scheme: dict[_Heading, list[Row]] = {}
         for row in rows:
             if (row["other_cell_id"], row["cell_id"]) not in seen:
                 seen.add((row["cell_id"], row["other_cell_id"]))
-                by_scheme.setdefault(row["scheme"], []).append(row)
-        for scheme, pairs in sorted(by_scheme.items(), key=lambda item: item[0] != "float"):
+                heading = not row["is_baseline"], row["scheme"]
+                by_scheme.setdefault(heading, []).append(row)
+        for (_, scheme), pairs in sorted(by_scheme.items(), key=lambda item: item[0][0]):
             yield _agreement_grid(f"{scheme} · {title}", pairs, names)
 
 
@@ -89,12 +94,10 @@ def devices_tables(devices: pd.DataFrame) -> Iterator[Table]:
         names = device_names(_device(row) for row in cells)
         if len(names) == 1:
             continue
-        by_scheme: dict[str, list[Row]] = {}
+        by_scheme: dict[_Heading, list[Row]] = {}
         for row in cells:
-            by_scheme.setdefault(row["scheme"], []).append(row)
-        for scheme, group in sorted(
-            by_scheme.items(), key=lambda item: (item[0] != "float", item[0])
-        ):
+            by_scheme.setdefault((not is_baseline(row), row["scheme"]), []).append(row)
+        for (_, scheme), group in sorted(by_scheme.items(), key=lambda item: item[0]):
             title = f"{scheme} · {metric} and latency by device · {dataset}"
             grid = _devices_grid(title, group, names)
             if grid.rows:
@@ -119,7 +122,7 @@ def _devices_grid(title: str, cells: Sequence[Row], names: Mapping[Device, str])
     """Make a table with a row a model, backend and bit-width, and a column a device."""
     slots: dict[str, dict[Device, list[Row]]] = {}
     for row in cells:
-        bits = "" if row["scheme"] == "float" else f" {row['bits']}"
+        bits = "" if is_baseline(row) else f" {row['bits']}"
         by_device = slots.setdefault(f"{row['model']}\n{row['backend']}{bits}", {})
         by_device.setdefault(_device(row), []).append(row)
     rows = (

@@ -59,6 +59,9 @@ def _headline(status: RunStatus) -> Iterator[str]:
     planned = "" if status.planned is None else f" of {status.planned}"
     left = "" if status.left is None else f", {status.left} left"
     yield f"{status.sweep} in {status.place}: {status.finished}{planned} cells finished{left}"
+    if status.unplanned:
+        rows = "row is" if status.unplanned == 1 else "rows are"
+        yield f"{status.unplanned} more {rows} of cells that the spec no longer has"
     if status.statuses:
         yield ", ".join(f"{count} {status}" for status, count in status.statuses.items())
     if status.driver is None:

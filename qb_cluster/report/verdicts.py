@@ -15,7 +15,7 @@ from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.contracts.match import Axis
 from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.evaluation import noninferiority as tests
-from qb_cluster.report.records import Row, records
+from qb_cluster.report.records import Row, is_baseline, records
 
 WHOLE_SHARE: Final = 0.9
 """A cell that quantized less of what its scheme is for is no proof of the scheme."""
@@ -84,7 +84,7 @@ def judge(results: pd.DataFrame, judgement: Judgement) -> pd.DataFrame:
 
 def partial_reason(row: Row, judgement: Judgement) -> str:
     """Say that a quantized cell did so to a part of the model; nothing where it was all of it."""
-    if row["scheme"] == "float":
+    if is_baseline(row):
         return ""
     weights = row["quantized_share"]
     if weights is not None and weights < WHOLE_SHARE:
@@ -128,7 +128,7 @@ def labels_of(row: Row) -> Mapping[Axis, str]:
 
 def _test(row: Row, judgement: Judgement) -> _Test | str:
     """Tell what is tried on a cell, or why it gets no verdict; a float baseline needs no reason."""
-    if row["scheme"] == "float":
+    if is_baseline(row):
         return ""
     if reason := _no_result(row) or partial_reason(row, judgement):
         return reason

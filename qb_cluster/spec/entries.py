@@ -36,6 +36,10 @@ _BACKEND_PARTS: Final = (
 )
 
 
+_BASELINE: Final = "float"
+"""What tables call the scheme of a float baseline."""
+
+
 class _EntryError(Exception):
     """An entry cannot be made; the message says why."""
 
@@ -107,6 +111,10 @@ class Entries:
             _EntryError: the label means another, or the thing has another label.
         """
         label = label_of(entry)
+        if axis == "scheme" and label == _BASELINE:
+            raise _EntryError(
+                f"'{label}' is what tables call the float baseline; give this scheme another label"
+            )
         by_label = self._by_label[axis].get(label)
         by_identity = self._by_identity[axis].get(_identity(entry))
         if by_label is not None and by_label is not by_identity:

@@ -8,7 +8,7 @@ from itertools import product as every
 from typing import Any, Final
 
 from qb_cluster.catalog.plugins import nearest
-from qb_cluster.contracts import Bits, Calibration, Measure
+from qb_cluster.contracts import Bits, Calibration, Measure, Ref
 from qb_cluster.contracts.judgement import EVERY_CELL, Judgement, ToleranceRule
 from qb_cluster.contracts.match import AXES, Axis, Match
 from qb_cluster.contracts.tolerance import SHARES
@@ -68,7 +68,7 @@ def resolve_sweep(document: Document, keys: SweepKeys) -> SweepSpec:
         SpecError: entries that cannot be made or are there twice, bits that no scheme takes,
             or rules that match nothing; all of them, with their places.
     """
-    wrong = [*_calibration_misfits(keys), *_tolerance_misfits(keys)]
+    wrong = [*_calibration_misfits(keys), *_metric_misfits(keys), *_tolerance_misfits(keys)]
     if wrong:
         raise spec_error(document.source, [document.problem(*misfit) for misfit in wrong])
     entries = Entries(document)
@@ -251,17 +251,29 @@ def _calibration_misfits(keys: SweepKeys) -> Iterator[Misfit]:
                 )
 
 
+def _measures(keys: SweepKeys) -> Iterator[tuple[Location, MeasureKeys]]:
+    yield ("measure",), keys.measure
+    for index, override in enumerate(keys.overrides):
+        yield ("overrides", index, "set", "measure"), override.set.measure
+
+
+def _metric_misfits(keys: SweepKeys) -> Iterator[Misfit]:
+    """Tell which metrics have the label of another: tables could not tell them apart."""
+    known: dict[str, Ref] = {}
+    for at, measure in _measures(keys):
+        metric = ref_of(measure.metric)
+        is_named = len(at) == 1 or "metric" in measure.model_fields_set
+        if is_named and known.setdefault(metric.label, metric) != metric:
+            yield (
+                (*at, "metric"),
+                f"another metric is called '{metric.label}' already; give this one a label",
+            )
+
+
 def _tolerance_misfits(keys: SweepKeys) -> Iterator[Misfit]:
     """Tell which tolerances have no unit though two are possible, and where `adjust` is no key."""
     usual = keys.measure.metric
-    places: list[tuple[Location, MeasureKeys]] = [
-        (("measure",), keys.measure),
-        *(
-            (("overrides", i, "set", "measure"), o.set.measure)
-            for i, o in enumerate(keys.overrides)
-        ),
-    ]
-    for at, measure in places:
+    for at, measure in _measures(keys):
         metric = ref_of(measure.metric if "metric" in measure.model_fields_set else usual)
         tolerance = measure.tolerance
         if tolerance is not None and not tolerance.unit and metric.target in SHARES:

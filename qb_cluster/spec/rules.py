@@ -103,15 +103,13 @@ def _may_run(
     for backend in product.backend:
         if not match.accepts("backend", label_of(backend)):
             continue
-        taken = [takes(backend, kind) for kind in kinds]
-        out = not_installed(backend) is not None or not all(taken)
+        taken = [kind for kind in kinds if takes(backend, kind)]
+        out = not_installed(backend) is not None or len(taken) < len(kinds)
         if out and match.accepts("execution", "unsupported"):
             return True
-        if not any(taken):
-            continue
         # What is installed elsewhere may do more: a rule for that is right here too.
-        for (scheme, bits, calibration), execution in every(fitting, asked):
-            shown = resolve(backend, scheme, bits, calibration, execution).shown
+        for (scheme, bits, calibration), execution, kind in every(fitting, asked, taken):
+            shown = resolve(backend, scheme, bits, calibration, execution, kind).shown
             if match.accepts("execution", shown):
                 return True
     return False

@@ -90,6 +90,7 @@ def resolve(
     bits: Bits,
     calibration: Calibration | None,
     requested: Requested,
+    kind: ModelKind | None = None,
 ) -> Resolution:
     """Ask a backend's support table. ``auto`` is native where supported, else simulated.
 
@@ -99,13 +100,15 @@ def resolve(
         bits: those that the scheme takes.
         calibration: given exactly for static schemes.
         requested: how it should run.
+        kind: of the model, where it is a file.
 
     Raises:
         PlugInError: the backend's ``support`` raised, or gave no ``Support``.
     """
 
     def ask(execution: Execution) -> Support:
-        return ask_support(backend, Quantization(scheme.scheme, bits, execution, calibration))
+        asked = Quantization(scheme.scheme, bits, execution, calibration)
+        return ask_support(backend, asked, kind)
 
     if requested != "auto":
         support = ask(requested)
@@ -120,8 +123,15 @@ def resolve(
     return Resolution(None, f"native: {native.reason}; simulated: {simulated.reason}")
 
 
-def ask_support(backend: NamedBackend, quantization: Quantization) -> Support:
+def ask_support(
+    backend: NamedBackend, quantization: Quantization, kind: ModelKind | None = None
+) -> Support:
     """Ask a backend whether it supports something; whatever it does not support has a reason.
+
+    Args:
+        backend: whom to ask.
+        quantization: what for.
+        kind: of the model, where it is a file; ``None`` asks for models of any kind.
 
     Raises:
         PlugInError: the backend's ``support`` raised, or gave no ``Support``.
@@ -129,6 +139,8 @@ def ask_support(backend: NamedBackend, quantization: Quantization) -> Support:
     name = backend.ref.label
     try:
         support = backend.backend.support(quantization)
+        refuses = getattr(backend.backend, "refuses", None)
+        refusal = "" if kind is None or refuses is None else refuses(kind, quantization)
     except Exception as error:
         raise PlugInError(
             f"backend '{name}' raised {type(error).__name__} when asked for its support of "
@@ -139,6 +151,8 @@ def ask_support(backend: NamedBackend, quantization: Quantization) -> Support:
             f"backend '{name}': support() gave {type(support).__name__}; "
             "return qb_cluster.contracts.Support"
         )
+    if support.supported and refusal:
+        return Support(supported=False, reason=refusal)
     if not support.supported and not support.reason:
         return Support(
             supported=False, reason="the backend does not support it and does not say why"

@@ -21,6 +21,8 @@ class Manifest:
         spec_digest: digest of the spec that was run into it last.
         planned_cells: how many cells that spec has; ``None`` where nobody counted.
         judgement: how that spec wants results judged, as JSON; ``None`` in older folders.
+        unplanned: cells that have a row and that the spec does not have, since an earlier one
+            had them; ``None`` where nobody has looked.
     """
 
     schema_version: int
@@ -28,6 +30,7 @@ class Manifest:
     spec_digest: str
     planned_cells: int | None
     judgement: dict[str, Any] | None = None
+    unplanned: list[str] | None = None
 
 
 def read_manifest(run: Folder) -> Manifest | None:

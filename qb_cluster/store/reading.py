@@ -27,11 +27,13 @@ class StoredRun:
         folder: where it is.
         sweep: name of the sweep.
         spec_digest: digest of the spec run last.
-        planned_cells: cells of that spec; ``None`` where nobody counted.
+        planned_cells: cells of that spec; ``None`` where nobody counted, or where there are more
+            rows and nobody noted which of them are its.
         judgement: how that spec wants results judged, as JSON; ``None`` in older folders.
         results: the table ``results``, one row a cell; integers are nullable (``Int64``).
         layers: the table ``layers``, one row a cell, layer and mode.
         problems: one sentence for each file that was skipped.
+        unplanned: cells that have a row and that the spec does not have, as far as was noted.
     """
 
     folder: Folder
@@ -42,6 +44,12 @@ class StoredRun:
     results: pd.DataFrame
     layers: pd.DataFrame
     problems: tuple[str, ...]
+    unplanned: frozenset[str] = frozenset()
+
+    @property
+    def planned_results(self) -> pd.DataFrame:
+        """The rows of ``results`` that are of cells of the spec run last."""
+        return self.results[~self.results["cell_id"].isin(self.unplanned)]
 
 
 def read_run(place: str | Path) -> StoredRun:
@@ -61,15 +69,20 @@ def read_run(place: str | Path) -> StoredRun:
     problems: list[str] = []
     results = read_table(folder, "results", problems)
     layers = read_table(folder, "layers", problems)
+    results = results.drop_duplicates("cell_id", keep="last", ignore_index=True)
+    planned = manifest.planned_cells
+    if planned is not None and manifest.unplanned is None and planned < len(results):
+        planned = None
     return StoredRun(
         folder,
         manifest.sweep,
         manifest.spec_digest,
-        manifest.planned_cells,
+        planned,
         manifest.judgement,
-        results.drop_duplicates("cell_id", keep="last", ignore_index=True),
+        results,
         layers.drop_duplicates(["cell_id", "layer", "mode"], keep="last", ignore_index=True),
         tuple(problems),
+        frozenset(manifest.unplanned or ()),
     )
 
 

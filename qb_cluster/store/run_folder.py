@@ -21,8 +21,9 @@ for the parts with the old row. The old rows of other tables go after the marker
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,9 +33,9 @@ import pyarrow as pa
 
 from qb_cluster import __version__
 from qb_cluster.contracts import FinishedCell, Outcome
-from qb_cluster.errors import RunFolderError
 from qb_cluster.storage import Folder, Lock, open_folder
 from qb_cluster.store import journal, long_tables
+from qb_cluster.store.explained import explained
 from qb_cluster.store.journal import JournalEntry
 from qb_cluster.store.manifest import Manifest, refuse_foreign, write_manifest
 from qb_cluster.store.merging import MANY, MANY_AT_THE_END
@@ -46,6 +47,7 @@ from qb_cluster.store.tables import SCHEMA_VERSION, SCHEMAS, TABLES, TableName
 
 _MARKERS: Final[tuple[TableName, ...]] = ("stages", "results")
 _LONG: Final[tuple[TableName, ...]] = ("predictions", "layers", "samples")
+_ENDED: Final = ("cell_id", "status", "content_key")
 _KEYED: Final[tuple[TableName, ...]] = ("environments", "sweeps")
 
 
@@ -58,15 +60,16 @@ class RunFolder:
             damaged. Such files are skipped, and cells that were in them run again.
     """
 
-    def __init__(self, folder: Folder, held: Lock, spec_digest: str) -> None:
+    def __init__(self, folder: Folder, held: Lock, manifest: Manifest) -> None:
         self.place = folder.place
         self.problems: list[str] = []
         self._folder = folder
         self._held = held
-        self._spec_digest = spec_digest
+        self._manifest = manifest
         self._tables = {table: OpenTable(folder, table) for table in TABLES}
         self._keys: dict[TableName, set[str]] = {}
         self._finished: dict[str, str] = {}  # status by cell id
+        self._unplanned: set[str] = set()  # of the finished ones
         self._content_keys: dict[str, str] = {}  # by cell id
         self._journaled: dict[str, datetime] = {}  # start of the stage by cell id
         self._strays: frozenset[str] = frozenset()  # cells with rows in tables, but with no marker
@@ -101,13 +104,13 @@ class RunFolder:
                 another sweep, is in use, or was written by another version of QuantBench.
         """
         folder = open_folder(place)
-        with _explained(f"{folder} cannot be used as a run folder", "choose another --out"):
+        with explained(f"{folder} cannot be used as a run folder", "choose another --out"):
             refuse_foreign(folder, sweep)  # before anything is made in what may be somebody else's
-            run = cls(folder, folder.lock(), spec_digest)
+            manifest = Manifest(SCHEMA_VERSION, sweep, spec_digest, planned_cells, judgement)
+            run = cls(folder, folder.lock(), manifest)
             try:
                 refuse_foreign(folder, sweep)  # another driver may have made it meanwhile
-                manifest = SCHEMA_VERSION, sweep, spec_digest, planned_cells, judgement
-                write_manifest(folder, Manifest(*manifest))
+                write_manifest(folder, manifest)
                 run._prepare()
                 run._record_spec(sweep, spec_text, spec_digest)
             except BaseException:
@@ -120,13 +123,28 @@ class RunFolder:
         """The place of artifacts and outputs, as text that any process understands."""
         return self._folder.folder("artifacts").place
 
+    def count_only(self, planned: Iterable[str]) -> None:
+        """Count the cells of a plan alone, here and in reports; rows of other cells stay.
+
+        Args:
+            planned: the ids of all its cells; not read where there are no rows yet.
+
+        Raises:
+            RunFolderError: it cannot be noted.
+        """
+        self._unplanned = set(self._finished)
+        self._unplanned.difference_update(planned if self._unplanned else ())
+        noted = replace(self._manifest, unplanned=sorted(self._unplanned))
+        with explained(f"{self._folder}: its plan cannot be noted", "make room there"):
+            write_manifest(self._folder, noted)
+
     def count(self) -> int:
-        """Count the cells that have a row."""
-        return len(self._finished)
+        """Count the cells that have a row, see ``count_only``."""
+        return len(self._finished) - len(self._unplanned)
 
     def finished(self) -> dict[str, str]:
-        """Give the status of every cell that has a row, by cell id."""
-        return dict(self._finished)
+        """Give the status of every cell that has a row, by cell id, see ``count_only``."""
+        return {i: status for i, status in self._finished.items() if i not in self._unplanned}
 
     def content_keys(self) -> dict[str, str]:
         """Give the content key of every cell that had a row when the folder was opened, by cell id.
@@ -202,7 +220,7 @@ class RunFolder:
         stale = [cell_id for cell_id in again if cell_id not in journaled]
         self._commit(
             "results",
-            results_table(finished, self._spec_digest),
+            results_table(finished, self._manifest.spec_digest),
             {
                 "predictions": long_tables.predictions(fresh),
                 "layers": long_tables.layers(fresh),
@@ -265,12 +283,12 @@ class RunFolder:
         self._settle()
 
     def _read_markers(self) -> None:
-        for rows in self._read("results", ["cell_id", "status", "content_key"]):
+        for rows in self._tables["results"].read(_ENDED, self.problems):
             ids, statuses, keys = (column.to_pylist() for column in rows.columns)
             self._finished.update(zip(ids, map(sys.intern, statuses), strict=True))
             found = zip(ids, keys, strict=True)
             self._content_keys.update((cell_id, key) for cell_id, key in found if key is not None)
-        for rows in self._read("stages", ["cell_id", "started_at"]):
+        for rows in self._tables["stages"].read(["cell_id", "started_at"], self.problems):
             ids, starts = (column.to_pylist() for column in rows.columns)
             self._journaled.update(zip(ids, starts, strict=True))
 
@@ -279,16 +297,12 @@ class RunFolder:
         columns = ["cell_id"] if self.problems else []
         strays = set[str]()
         for table in _LONG:
-            for rows in self._read(table, columns):
+            for rows in self._tables[table].read(columns, self.problems):
                 strays.update(rows["cell_id"].unique().to_pylist() if columns else ())
         self._strays = frozenset(strays - self._finished.keys() - self._journaled.keys())
         for table in _KEYED:
-            list(self._read(table, []))
-            names = self._folder.names(table)
-            self._keys[table] = {name.removesuffix(".parquet") for name in names}
-
-    def _read(self, table: TableName, columns: Sequence[str]) -> Iterator[pa.Table]:
-        return self._tables[table].read(columns, self.problems)
+            list(self._tables[table].read([], self.problems))
+            self._keys[table] = {n.removesuffix(".parquet") for n in self._folder.names(table)}
 
     def _has_rows(self, cell_id: str) -> bool:
         return cell_id in self._finished or cell_id in self._journaled or cell_id in self._strays
@@ -326,7 +340,7 @@ class RunFolder:
         if not len(rows):
             return
         self._held.check()
-        with _explained(
+        with explained(
             f"{self._folder}: {len(rows)} finished {marker} cannot be written",
             "nothing written earlier is lost: make room or repair the disk, then run the same "
             "command again",
@@ -384,13 +398,3 @@ class RunFolder:
 
 def _table(table: TableName, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMAS[table])
-
-
-@contextmanager
-def _explained(what: str, advice: str) -> Iterator[None]:
-    """Turn an error of the storage into one for the user."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise RunFolderError(f"{what}: {reason}; {advice}") from error

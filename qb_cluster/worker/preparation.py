@@ -3,12 +3,13 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import KEY_VERSION, scheme_digest
+from qb_cluster.catalog.counted import ARTIFACT
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.catalog.value_digest import value_digest
 from qb_cluster.contracts import Artifact, Backend, Cell, Content, Execution, Quantization
@@ -76,16 +77,13 @@ class Preparation:
             raise ValueError(f"cell {cell.cell_id} asks for no quantization")
         scheme = plugins.make("scheme", cell.scheme)
         quantization = Quantization(scheme, cell.bits, execution, cell.calibration)
-        examples, observer = None, None
+        examples = None
         if cell.calibration is not None:
             examples = self.loaded.dataset.calibration_sample(cell.calibration)
-            observer = (cell.calibration.observer, cell.calibration.percentile)
         return self._made(
             lambda: self.backend.quantize(self.loaded.model, baseline, quantization, examples),
             scheme_digest(cell.scheme),
-            str(cell.bits),
-            execution,
-            observer,
+            ARTIFACT.text(replace(cell, execution=execution)),
             None if examples is None else value_digest(list(examples.items())),
         )
 

@@ -73,13 +73,14 @@ def run_quality(
         executable = site.open(made.artifact, loaded, cell.device.threads, task.cores)
         values["open_ns"] = time.perf_counter_ns() - started
         measure, dataset = cell.measure, loaded.dataset
-        metric = functools.partial(
-            plugins.find("metric", measure.metric.target), **measure.metric.options
-        )
+        named = plugins.find("metric", measure.metric.target)
+        metric = functools.partial(named, **measure.metric.options)
         run = functools.partial(inference.run, executable, dataset.inputs, measure.batch_size)
         if task.baseline is None:
             outputs = _checked(cell, run)
             compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
+            doubts = comparison.doubts(named, outputs, dataset.targets)
+            values["notes"] = "; ".join(filter(None, [values.get("notes"), *doubts])) or None
         else:
             baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
             outputs = _quantized_outputs(cell, run, baseline, made, artifacts, values)
@@ -156,6 +157,7 @@ def _quantized_outputs(
             raise
         raise KernelMismatchError(f"{error}, and the scheme's simulation is finite") from None
     if np.array_equal(baseline, outputs):
+        values["outputs_digest"] = artifacts.put_outputs(outputs)  # the report names whose they are
         raise NotAppliedError(
             f"{cell.bits} was asked for, and all {len(outputs)} outputs are bit-identical to the "
             "float model's"

@@ -1,7 +1,6 @@
 """The simulated twin of a native cell: what its kernels are held against."""
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import backend_digest, scheme_digest
+from qb_cluster.catalog.counted import TWIN
 from qb_cluster.contracts import Cell, Content, Ref
 from qb_cluster.evaluation import inference
 from qb_cluster.worker.artifact_folder import ArtifactFolder
@@ -51,19 +51,16 @@ def simulated_twin(
 
 
 def twin_name(cell: Cell, content: Content, simulator: str) -> str:
-    """Name the outputs of a simulated cell by what decides them.
+    """Name the outputs of a simulated cell by all that decides them.
 
     Args:
-        cell: the simulated cell, or the native one whose twin it is.
+        cell: the simulated cell, or the native one whose twin it is; less what ``counted.TWIN``
+            names.
         content: of its float baseline.
         simulator: digest of the backend that simulates.
     """
-    parts = [
-        *(simulator, content.model, content.dataset, scheme_digest(cell.scheme), str(cell.bits)),
-        None if cell.calibration is None else asdict(cell.calibration),
-        *(cell.measure.examples, cell.measure.batch_size),
-    ]
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    digests = (simulator, content.model, content.dataset, scheme_digest(cell.scheme))
+    return blake2b("\n".join((*digests, TWIN.text(cell))).encode(), digest_size=16).hexdigest()
 
 
 def _simulate(cell: Cell, simulation: Preparation) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qb_cluster.catalog import plugins
+from qb_cluster.catalog.arithmetic import arithmetic_digest
 from qb_cluster.catalog.content import content_of
 from qb_cluster.contracts import PREPARED, Backend, Outcome, SshBoard, Status, Task
 from qb_cluster.errors import (
@@ -77,6 +78,7 @@ class Worker:
         owner: Owner = NOBODY,
         pythons: Mapping[str, Path] | None = None,
     ) -> None:
+        arithmetic_digest()  # of what this process runs, before anybody edits it: it is remembered
         if pythons is None:
             pythons = load_node_config().environments if board is None else {}
         folder = open_folder(artifacts) if isinstance(artifacts, str | Path) else artifacts

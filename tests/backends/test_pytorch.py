@@ -288,11 +288,10 @@ def test_an_example_does_not_feel_its_batch_neighbours(bench, cell):
 def test_batches_of_any_size_give_the_same_outputs(bench, cell):
     by_64, one_by_one = bench.outputs(*cell), bench.outputs(*cell, batch=1)
     # Float layers round differently by batch size, which now and then moves a quantized
-    # activation by one level; integer ones from end to end (static, native) do not.
-    if cell == ("static", "w8a8", "native"):
-        np.testing.assert_array_equal(by_64, one_by_one)
-    else:
-        assert sqnr_db(by_64, one_by_one) > 55
+    # activation by one level. In integers from end to end (static, native) none is moved, and
+    # only the last scale is applied in float, in another order by some kernels.
+    is_integer = cell == ("static", "w8a8", "native")
+    assert sqnr_db(by_64, one_by_one) > (120 if is_integer else 55)
 
 
 # --------------------------------------------------------------------------------- facts

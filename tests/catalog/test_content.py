@@ -1,13 +1,16 @@
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from another import with_field
 
 from qb_cluster.catalog import content, source_code
 from qb_cluster.catalog.content import (
@@ -18,6 +21,7 @@ from qb_cluster.catalog.content import (
     model_digest,
     scheme_digest,
 )
+from qb_cluster.catalog.counted import RESULT
 from qb_cluster.catalog.dataset import as_dataset
 from qb_cluster.catalog.insides import size_bytes
 from qb_cluster.catalog.value_digest import value_digest
@@ -30,6 +34,7 @@ from qb_cluster.contracts import (
     Latency,
     Measure,
     Ref,
+    Scheme,
 )
 
 CELL = Cell(
@@ -98,6 +103,29 @@ def test_nothing_else_changes_it(what):
     assert key(DOES_NOT[what]) == key()
 
 
+@pytest.mark.parametrize("kind", [Cell, Measure, Calibration, Device])
+def test_every_field_changes_the_key_or_is_named_with_a_reason(kind):
+    part = {Measure: "measure", Calibration: "calibration", Device: "device"}.get(kind)
+    for field in fields(kind):
+        if part is None:
+            changed = with_field(CELL, field.name)
+        else:
+            changed = replace(CELL, **{part: with_field(getattr(CELL, part), field.name)})
+        is_named = bool(RESULT.but.get(kind, {}).get(field.name))
+        assert (key(changed) == key()) == is_named, field.name
+
+
+@pytest.mark.parametrize("of", [Content, Latency])
+def test_all_of_the_content_and_of_the_latency_protocol_counts_where_a_cell_is_timed(of):
+    def of_changed(name):
+        if of is Content:
+            return key(known=with_field(KNOWN, name), fingerprint="f")
+        return key(measured(latency=with_field(Latency(), name)), fingerprint="f")
+
+    for field in fields(of):
+        assert of_changed(field.name) != key(fingerprint="f"), field.name
+
+
 @pytest.mark.parametrize("what", ["model", "dataset", "backend", "metric", "runtime"])
 def test_content_changes_the_key(what):
     assert key(known=replace(KNOWN, **{what: "other"})) != key()
@@ -126,6 +154,14 @@ def test_every_option_of_a_scheme_changes_its_digest(options):
 
 def test_an_option_at_its_default_does_not():
     assert scheme_digest(Ref("s", "static", '{"symmetric":true}')) == STATIC
+
+
+def test_every_field_of_a_scheme_changes_its_digest():
+    scheme = Scheme("static", "static")
+    same = value_digest(scheme)
+    assert value_digest(Scheme("static", "static")) == same
+    for field in fields(Scheme):
+        assert value_digest(with_field(scheme, field.name)) != same, field.name
 
 
 def test_float_is_a_scheme_too():
@@ -338,6 +374,39 @@ def forgetful():
     content._backend_digest.cache_clear()
 
 
+def test_a_backend_counts_by_our_arithmetic(monkeypatch, forgetful):
+    ref = Ref("p", "numpy:ndarray")
+    before = backend_digest(Plug(), ref)
+    monkeypatch.setattr(content, "arithmetic_digest", lambda: "edited")
+    forgetful()
+    assert backend_digest(Plug(), ref) != before
+
+
+HELPED = """
+from qb_cluster.catalog.content import backend_digest
+from qb_cluster.contracts import Ref
+from qb_tflite.backend import TFLiteBackend
+print(backend_digest(TFLiteBackend(), Ref("tflite", "tflite")))
+"""
+
+
+def test_a_backend_counts_by_the_package_that_it_shares_with_another(tmp_path):
+    for package in ("qb_tflite", "qb_litert"):
+        [place] = find_spec(package).submodule_search_locations
+        shutil.copytree(place, tmp_path / package)
+
+    def digest():
+        paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+        environment = os.environ | {"PYTHONPATH": paths, "PYTHONDONTWRITEBYTECODE": "1"}
+        return subprocess.check_output([sys.executable, "-c", HELPED], env=environment)
+
+    before = digest()
+    assert digest() == before
+    shared = tmp_path / "qb_litert" / "graph.py"
+    shared.write_text(shared.read_text() + "\nEDITED = True\n")
+    assert digest() != before
+
+
 @pytest.mark.parametrize("distribution", ["numpy", "qb-cluster"])
 def test_a_backend_counts_by_what_it_stands_on(monkeypatch, distribution, forgetful):
     ref, real = Ref("p", "numpy:ndarray"), content.version
@@ -362,6 +431,26 @@ CELL_OF_NUMPY = replace(CELL, backend=Ref("p", "numpy:ndarray"))
 def test_what_is_installed_counts_by_its_version():
     before = source_code.source_digest(["numpy.linalg"])
     assert before == source_code.source_digest(["numpy"]) != source_code.source_digest(["json"])
+
+
+def test_our_own_packages_count_by_their_code_even_where_they_are_installed(tmp_path, monkeypatch):
+    site = tmp_path / "site-packages"
+    record = site / "qb_cluster-9.dist-info" / "RECORD"
+    record.parent.mkdir(parents=True)
+    (record.parent / "METADATA").write_text("Metadata-Version: 2.1\nName: qb-cluster\nVersion: 9\n")
+    record.write_text("own_package/__init__.py,,\n")
+    monkeypatch.syspath_prepend(str(site))
+
+    def digest(package, text):
+        (site / package).mkdir(exist_ok=True)
+        (site / package / "__init__.py").write_text(text)
+        for cached in (source_code._digest, source_code._module, source_code._own_packages):
+            cached.cache_clear()
+        return source_code.source_digest([package])
+
+    assert digest("own_package", "x = 1") != digest("own_package", "x = 2")
+    assert digest("foreign_package", "x = 1") == digest("foreign_package", "x = 2")
+    source_code._own_packages.cache_clear()
 
 
 def test_relative_and_lazy_imports_are_followed(tmp_path, monkeypatch):

@@ -28,6 +28,8 @@ PLUG_INS = """
 from stranger import NumpyBackend
 from qb_cluster.contracts import Support
 
+model = data = None
+
 class Missing(NumpyBackend):
     requires = ("module_that_nobody_has",)
 
@@ -72,6 +74,17 @@ def test_rows_that_the_spec_plans_no_more_are_not_counted(place):
     assert less.returncode == 0
     assert "\n4/4 done; nothing new to run (" in less.stderr
     assert "stranger:raises" not in less.stderr
+
+
+def test_no_progress_nor_status_counts_more_cells_than_the_spec_has(place):
+    run(place, SPEC)
+    other = SPEC.replace(", stranger:raises", "").replace("w8, w4, w2", "w8, w3")
+    told = run(place, other).stderr
+    assert "    3 of 3  ok " in told
+    assert "\n3/3 done: 3 ok (" in told
+    status = place.qb("status", "runs/trial").stdout
+    assert "3 of 3 cells finished, 0 left\n6 more rows are of cells that" in status
+    assert "\n3 ok\n" in status
 
 
 def test_an_interrupted_run_says_how_many_of_how_many_and_how_to_resume(place):

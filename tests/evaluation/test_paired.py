@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from qb_cluster.evaluation.metrics import accuracy
 from qb_cluster.evaluation.paired import compare_scores, compare_values, proportion_difference
 
 
@@ -77,8 +76,3 @@ def test_a_metric_of_one_number_resamples_examples_once_for_both_arms():
     assert difference.delta == pytest.approx(
         closeness(baseline + shift, targets) - closeness(baseline, targets)
     )
-
-
-def test_accuracy_refuses_outputs_that_are_no_class_scores():
-    with pytest.raises(ValueError, match="name another metric"):
-        accuracy(np.zeros((3, 2, 2), np.float32), np.zeros(3))

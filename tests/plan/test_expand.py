@@ -372,6 +372,44 @@ def test_a_backend_that_does_not_take_a_model_file_does_not_simulate_it(cells_of
     assert {c.simulator for c in native} == {None}
 
 
+@pytest.mark.usefixtures("onnx_file")
+def test_what_a_backend_refuses_of_a_kind_of_model_file_is_unsupported_in_the_plan(
+    cells_of, spec_text
+):
+    text = spec_text.replace("stub_plugins:small", "nets/net.onnx").replace("Half", "Graphs")
+    cells = [cell for cell in cells_of(text) if not cell.is_baseline]
+    of_file = {str(c.bits): c for c in cells if c.model.label == "nets/net.onnx"}
+    of_callable = {str(c.bits): c for c in cells if c.model.label != "nets/net.onnx"}
+    assert (of_file["w8"].execution, of_callable["w8"].execution) == ("native", "native")
+    assert (of_file["w4"].execution, of_callable["w4"].execution) == (None, "simulated")
+    assert of_file["w4"].reason == (
+        "native: its kernels are 8-bit; simulated: a graph has no layers"
+    )
+    assert (of_file["w8"].simulator, of_callable["w8"].simulator.label) == (
+        None,
+        "stub_plugins:Graphs",
+    )
+
+
+@pytest.mark.parametrize("scheme", ["weight_only", "static"])
+def test_the_plan_of_a_saved_model_says_what_the_run_will(cells_of, tmp_path, monkeypatch, scheme):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"x")
+    bits = {"weight_only": "[w8]", "static": "[w8a8, w4a8]"}[scheme]
+    cells = cells_of(
+        f"sweep: t\nmodels: ./saved\ndatasets: json:d\nschemes: {scheme}\nbits: {bits}\n"
+        "backends: tensorflow\n"
+    )
+    found = {str(cell.bits): cell for cell in cells if not cell.is_baseline}
+    assert {bits: cell.execution for bits, cell in found.items()} == {
+        "weight_only": {"w8": None},
+        "static": {"w8a8": "native", "w4a8": None},
+    }[scheme]
+    refused = found["w8" if scheme == "weight_only" else "w4a8"]
+    assert "simulated: a SavedModel is a graph without layers" in refused.reason
+
+
 # Size
 
 

@@ -79,6 +79,30 @@ def test_each_pair_of_backends_and_their_floats_is_compared_in_both_directions(s
     assert len(frame[frame["scheme"] == "float"]) == 2
 
 
+def test_a_scheme_that_is_called_float_has_a_matrix_beside_that_of_the_baselines(store):
+    floats = [make_cell(None, backend=backend) for backend in ("tflite", "pytorch")]
+    named = [make_cell("float", "w4", backend=backend) for backend in ("tflite", "pytorch")]
+    frame = agreement(read_run(store(*((cell, outcome(cell)) for cell in [*floats, *named]))))
+    own = frame[frame["is_baseline"]]
+    assert set(own["cell_id"]) == {cell.cell_id for cell in floats}
+    assert set(own["execution"]) == {"float"}
+    of_scheme = frame[~frame["is_baseline"]].set_index("cell_id")["execution"]
+    assert {of_scheme[cell.cell_id].iloc[0] for cell in named} == {"native"}
+    assert len(of_scheme) == 4 * 3
+
+
+def test_the_grid_of_the_float_models_comes_first(store):
+    pairs = [
+        make_cell(scheme, "w8a8", backend=backend)
+        for scheme in ("dynamic", None, "static")
+        for backend in ("tflite", "pytorch")
+    ]
+    path = store(*((cell, outcome(cell)) for cell in pairs))
+    titles = [table.title for table in build(analyse(read_run(path))).tables]
+    first_words = [title.partition(" · ")[0] for title in titles if "agreement" in title]
+    assert first_words == ["float", "dynamic", "static"]
+
+
 def test_one_backend_alone_agrees_with_nobody(store):
     [one] = cells("tflite")
     baseline = make_cell(None)

@@ -6,6 +6,7 @@ from qb_cluster.contracts.judgement import Judgement
 from qb_cluster.report.analysis import analyse
 from qb_cluster.report.answer import NAME, answer, best, counted, kind
 from qb_cluster.store.reading import read_run
+from qb_cluster.store.run_folder import RunFolder
 
 GOOD, BAD, UNCLEAR = (0, 0), (300, 0), (20, 0)
 """Flips of 2,000 examples that show a loss within 1 pt, beyond it, and neither."""
@@ -63,6 +64,17 @@ def test_nothing_but_what_is_within_is_fastest_or_smallest(answered, flips):
     given = answered(floats(), ran(flips=flips, size=1, ns=1), ran(bits="w4a8"))
     [group] = given.groups
     assert (group.fastest["bits"], group.smallest["bits"]) == ("w4a8", "w4a8")
+
+
+def test_a_scheme_that_is_called_float_is_judged_like_any_other(answered):
+    given = answered(floats(), ran("float", size=9_000), ran("float", "w4a8", BAD))
+    [group] = given.groups
+    assert [(row[NAME], kind(row)) for row in group.rows] == [
+        ("tflite float w8a8", "within"),
+        ("tflite float", "float"),
+        ("tflite float w4a8", "worse"),
+    ]
+    assert "1 of 2 configurations hold 1 pt" in group.headline
 
 
 def test_a_float_model_a_part_and_what_failed_are_neither(answered):
@@ -282,6 +294,17 @@ def test_notes_say_what_is_missing_and_how_many_examples_would_decide(answered):
     assert "3 of 5 planned cells have no row yet" in unfinished
 
 
+def test_what_is_missing_is_of_the_spec_whatever_rows_earlier_ones_left(store):
+    planned, earlier = ran(), ran(bits="w4a8")
+    path = store(floats(), planned, earlier)
+    options = {"sweep": "digits", "spec_text": "", "spec_digest": "later", "planned_cells": 4}
+    with RunFolder.open(path, **options) as folder:
+        folder.count_only([planned[0].cell_id])
+    found = analyse(read_run(path), Judgement())
+    given = answer(found, found.comparison)
+    assert "Unfinished: 3 of 4 planned cells have no row yet; run `qb run` again." in given.notes
+
+
 def test_the_examples_that_would_decide_are_rounded_up(answered):
     given = answered(ran(flips=(20, 4)))
     [row], [note] = given.groups[0].rows, given.notes
@@ -303,3 +326,15 @@ def test_cells_that_nobody_measured_are_in_their_models_group(answered):
     given = answered(floats(), (make_cell(execution=None, reason="no kernel"),))
     [group] = given.groups
     assert [kind(row) for row in group.rows] == ["float", "unsupported"]
+
+
+def test_what_a_float_models_row_notes_is_said_once_with_its_backends(answered):
+    doubt, other = "at chance: check the weights", "2 of 4 weights stay float"
+    cells = [make_cell(None, backend=backend) for backend in ("tflite", "pytorch")]
+    quantized = make_cell()
+    given = answered(
+        *((cell, quality(cell, notes=doubt)) for cell in cells),
+        (quantized, quality(quantized, notes=other)),
+    )
+    assert f"float digits-cnn on digits, pytorch, tflite: {doubt}" in given.notes
+    assert not any(other in note for note in given.notes)

@@ -32,7 +32,7 @@ def analysed(results, *, sweep="digits", planned_cells=None):
         open_folder("nowhere"), sweep, "spec", planned_cells, None, results, nothing, ()
     )
     comparison = compare(results, Judgement())
-    return Analysis(run, Judgement(), comparison, nothing, nothing, (), nothing)
+    return Analysis(run, Judgement(), comparison, nothing, nothing, (), nothing, ())
 
 
 def answered(*ended, **options):

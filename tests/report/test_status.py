@@ -195,6 +195,37 @@ def test_a_run_without_a_driver_is_told_with_what_is_left(run):
     assert "attempt 2 on bench: signal 11" in text
 
 
+def test_rows_of_cells_that_the_spec_no_longer_has_are_counted_apart(run):
+    kept = [cell(number).cell_id for number in (0, 1, 22)]
+    with opened(run, planned_cells=4) as folder:
+        folder.count_only([*kept, cell(30).cell_id])
+        assert (folder.count(), set(folder.finished())) == (3, set(kept))
+    status = read_status(run)
+    assert (status.planned, status.finished, status.left, status.unplanned) == (4, 3, 1, 13)
+    assert status.statuses == {"ok": 2, "timeout": 1}
+    assert status.given_up == ()
+    text = shown(status)
+    assert "3 of 4 cells finished, 1 left\n" in text
+    assert "13 more rows are of cells that the spec no longer has\n" in text
+
+
+def test_a_cell_that_comes_back_into_the_spec_counts_again(run):
+    with opened(run, planned_cells=1) as folder:
+        folder.count_only([cell(0).cell_id])
+    with opened(run, planned_cells=16) as folder:
+        folder.count_only(list(folder.finished()))
+    status = read_status(run)
+    assert (status.finished, status.left, status.unplanned) == (16, 0, 0)
+
+
+def test_where_nobody_noted_which_cells_are_of_the_spec_too_many_rows_are_of_no_total(run):
+    with opened(run, planned_cells=15):
+        pass
+    status = read_status(run)
+    assert (status.planned, status.finished, status.left) == (None, 16, None)
+    assert "16 cells finished\n" in shown(status)
+
+
 def test_the_same_is_there_for_programs(run):
     status = read_status(run)
     found = json.loads(to_json(replace(status, driver=None)))

@@ -8,6 +8,18 @@ def test_an_unknown_model_names_the_nearest_known_one(refusal, spec_text):
     assert line.startswith("2:10: unknown model 'digits-cn'; did you mean 'digits-cnn'?")
 
 
+def test_a_misspelt_import_path_is_told_in_its_place_without_an_import(refusal, spec_text):
+    text = spec_text.replace("stub_plugins:large", "user_models_of_specs:nett")
+    (line,) = refusal(text)
+    assert line.startswith("2:30: model 'user_models_of_specs:nett': ")
+    assert line.endswith(
+        "user_models_of_specs.py has no 'nett'; did you mean 'user_models_of_specs:net'?"
+    )
+    (line,) = refusal(text.replace("specs:nett", "spec:net"))
+    assert line.startswith("2:30: model 'user_models_of_spec:net': no module")
+    assert line.endswith("did you mean 'user_models_of_specs:net'?")
+
+
 def test_a_misspelt_key_names_the_nearest_known_one_and_nothing_else(refusal, spec_text):
     assert refusal(spec_text.replace("backends", "backend")) == [
         "6:1: unknown key 'backend'; did you mean 'backends'?"
@@ -95,6 +107,63 @@ def test_more_mistakes_than_fit_a_screen_are_counted(refusal, spec_text):
 def test_a_sweep_has_a_name_that_can_name_a_folder(refusal, spec_text, name):
     (line,) = refusal(spec_text.replace("trial", f"'{name}'"))
     assert line.startswith("1:8: 'sweep' ")
+
+
+@pytest.mark.parametrize(
+    ("text", "addition", "place"),
+    [
+        ("{name: weight_only, label: float}", "", "4:11"),
+        ("weight_only", "include: [{scheme: {name: dynamic, label: float}, bits: w8a8}]\n", "7:20"),
+    ],
+)
+def test_no_scheme_is_called_what_tables_call_the_baseline(
+    refusal, spec_text, text, addition, place
+):
+    (line,) = refusal(spec_text.replace("weight_only", text) + addition)
+    assert line == (
+        f"{place}: 'float' is what tables call the float baseline; give this scheme another label"
+    )
+
+
+@pytest.mark.parametrize(
+    ("axis", "one", "two"),
+    [
+        ("models", "{name: stub_plugins:small, label: x}", "{name: stub_plugins:large, label: x}"),
+        ("datasets", "{name: stub_plugins:data, label: x}", "{name: digits, label: x}"),
+        ("schemes", "{name: weight_only, label: x}", "{name: static, label: x}"),
+        ("backends", "{name: stub_plugins:Half, label: x}", "{name: tflite, label: x}"),
+        ("devices", "{name: x, labels: {a: b}}", "{name: x, labels: {a: c}}"),
+    ],
+)  # fmt: skip
+def test_two_things_on_one_axis_never_have_one_label(refusal, spec_text, axis, one, two):
+    lines = [line for line in spec_text.splitlines() if not line.startswith(axis)]
+    (line,) = refusal("\n".join([*lines, f"{axis}: [{one}, {two}]"]))
+    column = len(f"{axis}: [{one}, ") + 1
+    what = "another name" if axis == "devices" else "a label"
+    name = axis.removesuffix("s")
+    start = f"{len(lines) + 1}:{column}"
+    assert line == f"{start}: another {name} is called 'x' already; give this one {what}"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "place"),
+    [
+        ("", "{name: json:dumps, label: accuracy}", "8:46"),
+        ("measure: {metric: json:dumps}", "{name: json:loads, label: json:dumps}", "9:46"),
+    ],
+)
+def test_two_metrics_never_have_one_label(refusal, spec_text, first, second, place):
+    rule = f"- {{when: {{bits: w8}}, set: {{measure: {{metric: {second}}}}}}}"
+    (line,) = refusal("\n".join([spec_text.rstrip(), *filter(None, [first]), "overrides:", rule]))
+    assert line.startswith(f"{place}: another metric is called '")
+    assert line.endswith("already; give this one a label")
+
+
+def test_an_override_of_something_else_names_no_metric(load, spec_text):
+    own = "measure: {metric: {name: json:dumps, label: accuracy}}\n"
+    load(
+        f"{spec_text}{own}overrides: [{{when: {{bits: w8}}, set: {{measure: {{examples: 5}}}}}}]\n"
+    )
 
 
 @pytest.mark.parametrize(

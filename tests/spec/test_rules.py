@@ -166,6 +166,10 @@ def test_a_rule_knows_which_backends_do_not_take_a_model_file(load, refusal, spe
     load(f"{text}exclude: {{execution: unsupported}}\n")
     (line,) = refusal(f"{text}exclude: {{execution: native, model: net.onnx}}\n")
     assert line.endswith("it matches nothing: no such cell is native")
+    text = text.replace("Half", "Graphs")
+    load(f"{text}exclude: {{execution: simulated}}\n")
+    (line,) = refusal(f"{text}exclude: {{execution: simulated, model: net.onnx}}\n")
+    assert line.endswith("it matches nothing: no such cell is simulated")
 
 
 def test_cells_of_a_backend_that_is_not_installed_can_be_excluded(load, spec_text):

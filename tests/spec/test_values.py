@@ -182,7 +182,9 @@ def test_devices_differ_by_threads(load, spec_text):
 
 
 def test_models_datasets_and_metrics_are_not_imported(load, spec_text, tmp_path, monkeypatch):
-    (tmp_path / "explosive.py").write_text("raise SystemExit('imported')\n")
+    (tmp_path / "explosive.py").write_text(
+        "raise SystemExit('imported')\nnet = data = metric = print\n"
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     text = spec_text.replace("stub_plugins:small", "explosive:net").replace(
         "stub_plugins:data", "explosive:data"

@@ -153,6 +153,7 @@ CHANGES = {
     "samples": replace(STATIC, calibration=Calibration(samples=6)),
     "seed": replace(STATIC, calibration=Calibration(samples=5, seed=1)),
     "observer": replace(STATIC, calibration=Calibration(samples=5, observer="mse")),
+    "percentile": replace(STATIC, calibration=Calibration(samples=5, percentile=99.0)),
     "scheme": replace(STATIC, scheme=Ref("static", "static", '{"symmetric":false}')),
     "backend": replace(STATIC, backend=Ref("b", "worker_stubs:Stub", '{"what":"nothing"}')),
 }
@@ -166,6 +167,14 @@ def test_whatever_decides_an_artifact_makes_another(worker, cache, what):
     asked = replace(CHANGES[what], simulator=None)
     baseline = quality(running, replace(FLOAT, backend=asked.backend)).quality
     assert "artifact" not in quality(running, asked, baseline).values["reused"]
+
+
+def test_a_simulation_is_no_native_artifact_of_the_same_backend(worker, cache):
+    running = worker(cache)
+    native = replace(STATIC, simulator=STATIC.backend)
+    quality(running, native, quality(running, FLOAT).quality)
+    made = [call for call in worker_stubs.CALLS if call.startswith("quantize")]
+    assert sorted(made) == ["quantize native", "quantize simulated"]
 
 
 def test_other_weights_make_another_artifact_under_the_same_name(worker, cache):

@@ -18,6 +18,7 @@ from qb_cluster.worker import Worker
 from qb_cluster.worker.artifact_cache import ArtifactCache
 
 CORES = available_cores()[:1]
+STILL_POINTS = worker_stubs.still_points
 QUICK = Latency(warmup_s=0.001, min_runs=10, min_s=0.001)
 
 
@@ -40,6 +41,16 @@ def cell(
         measure=Measure(latency=QUICK, **measure),
         simulator=Ref("sim", "worker_stubs:Stub") if simulator else None,
     )
+
+
+def at_chance(count, shift):
+    found = STILL_POINTS(count, shift)
+    return found | {"targets": (found["targets"] + 1) % 3}
+
+
+def regression(count, shift):
+    found = STILL_POINTS(count, shift)
+    return found | {"targets": found["inputs"].sum(axis=1)}
 
 
 @pytest.fixture
@@ -91,6 +102,26 @@ def test_without_a_simulator_the_row_says_that_kernels_were_held_against_nothing
     assert "held against nothing" in outcome.values["notes"]
 
 
+@pytest.mark.parametrize("is_at_chance", [False, True])
+def test_a_float_model_at_chance_says_so_in_its_own_row_alone(tmp_path, monkeypatch, is_at_chance):
+    if is_at_chance:
+        monkeypatch.setattr(worker_stubs, "still_points", at_chance)
+    worker = Worker(tmp_path / "artifacts", ArtifactCache(tmp_path / "cache", limit_bytes=0))
+    baseline = worker.run(Task(cell(is_baseline=True), "quality", 1, CORES))
+    quantized = worker.run(Task(cell(), "quality", 1, CORES, baseline.quality))
+    said = "most frequent class (exact binomial test" in (baseline.values["notes"] or "")
+    assert said == is_at_chance
+    assert "most frequent" not in (quantized.values["notes"] or "")
+
+
+def test_what_is_no_classification_fails_in_one_line_with_what_to_do(run, monkeypatch):
+    monkeypatch.setattr(worker_stubs, "still_points", regression)
+    outcome = run(cell(is_baseline=True))
+    assert outcome.status == "failed"
+    assert outcome.error.startswith("accuracy is for classes, and the targets are float32")
+    assert outcome.error.endswith("measure: {metric: my_metrics:score} (docs/plugins.md)")
+
+
 def test_a_twin_is_simulated_once_for_all_backends(run):
     run(cell())
     run(cell("garbage"))
@@ -116,6 +147,13 @@ def test_an_artifact_that_stayed_float_is_no_result(run, what, message):
     assert message in outcome.error
     assert "value" not in outcome.values
     assert outcome.values["bits_per_weight"] == 8
+
+
+def test_a_cell_with_the_float_models_outputs_leaves_their_digest(run, tmp_path):
+    outcome = run(cell("identical"))
+    files = (tmp_path / "artifacts").glob("*.npy")
+    [floats] = [file.stem for file in files if not file.stem.startswith("twin-")]
+    assert outcome.values["outputs_digest"] == floats
 
 
 def test_a_kind_of_model_that_the_backend_does_not_take_is_unsupported(run):

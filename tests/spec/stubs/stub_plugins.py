@@ -76,6 +76,17 @@ class Onnx(Kernels):
     takes = ("onnx",)
 
 
+class Graphs(Half):
+    """Half, but files of ONNX are never simulated."""
+
+    name = "graphs"
+    takes = ("object", "onnx")
+
+    def refuses(self, kind: str, quantization: Quantization) -> str:
+        is_refused = kind == "onnx" and quantization.execution == "simulated"
+        return "a graph has no layers" if is_refused else ""
+
+
 class Torch(Anything):
     """Takes what most of the others do not."""
 
@@ -113,3 +124,10 @@ def failing_backend() -> object:
 
 def coarse(granularity: str = "per_tensor") -> Scheme:
     return Scheme("coarse", activations="none", granularity=granularity)
+
+
+def __getattr__(name: str) -> object:
+    """Stand for models and datasets of any name: a plan calls none of them."""
+    if name.startswith("__") or name == "nothing":
+        raise AttributeError(name)
+    return lambda: name
