@@ -13,7 +13,7 @@ KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
     "activations": ("none", "dynamic", "static"),
     "granularity": ("per_tensor", "per_channel", "per_group"),
-    "weight_range": ("minmax", "mse"),
+    "weight_range": ("minmax", "mse", "signed_max"),
 }
 """What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 
@@ -87,6 +87,13 @@ def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]
             (
                 "onnxruntime gives all layers activations of one width; override the weights' bits "
                 "(w4a8 among w8a8), or leave layers float"
+            ),
+        ),
+        (
+            scheme.weight_range == "signed_max" and scheme.activations == "static",
+            (
+                "onnxruntime's static quantizer takes positive weight scales only: it widens those "
+                "too small for an int32 bias; use weight_range minmax or mse"
             ),
         ),
         (

@@ -95,9 +95,9 @@ def _mat_mul_n_bits(layer: Layer, codes: Codes, bits: int, block: int, accuracy_
 def pack(codes: NDArray[np.int32], bits: int) -> NDArray[np.uint8]:
     """Pack rows of codes 0 … 2^bits - 1 into bytes as MatMulNBits reads them, low bits first.
 
-    onnxruntime's own MatMulNBitsQuantizer is no help here: its symmetric rule is another
-    (max|w| / 2^(bits-1), 4 dB worse at 4 bits), it skips Gemm silently, and importing it
-    reconfigures the root logger.
+    onnxruntime's own MatMulNBitsQuantizer is no help here: it knows one symmetric rule
+    (``weight_range="signed_max"``), skips Gemm silently, and importing it reconfigures the root
+    logger.
     """
     per_byte = 8 // bits
     padded = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_byte))).astype(np.uint8)

@@ -100,6 +100,11 @@ def _scheme_obstacles(scheme: Scheme) -> Iterator[str]:
                 "ai-edge-quantizer has symmetric groups only; affine weights are available "
                 "per_channel and per_tensor"
             )
+    if scheme.weight_range == "signed_max":
+        yield (
+            "ai-edge-quantizer makes weight scales from ranges, so they are positive; available: "
+            "weight_range minmax and mse"
+        )
     if scheme.activations == "dynamic" and scheme.symmetric_activations:
         yield (
             "LiteRT's dynamic kernels choose the activation range themselves; symmetric "

@@ -16,7 +16,7 @@ Activations = Literal["none", "dynamic", "static"]
 Execution = Literal["native", "simulated"]
 Granularity = Literal["per_tensor", "per_channel", "per_group"]
 NumberFormat = Literal["integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"]
-WeightRange = Literal["minmax", "mse"]
+WeightRange = Literal["minmax", "mse", "signed_max"]
 WeightQuantizer = Callable[[NDArray[np.float32], int], NDArray[np.float32]]
 
 FLOAT: Final = "float"
@@ -47,7 +47,8 @@ class Scheme:
             2^bits levels.
         narrow_range: symmetric integers span ±(2^(bits-1) - 1); else -2^(bits-1) … 2^(bits-1) - 1.
         weight_range: ``minmax`` covers every weight; ``mse`` clips where the squared error of
-            the rounded weights is smallest.
+            the rounded weights is smallest; ``signed_max`` makes the weight of largest magnitude
+            exactly -2^(bits-1), by a scale of either sign (symmetric, without narrow range).
         symmetric_activations: the same as ``symmetric``, for activations.
         layers: bits of their own for layers by name, as (pattern with ``*``, bits or
             ``float``); the first match counts.
@@ -86,6 +87,11 @@ class Scheme:
             raise ValueError("group_size is given with granularity per_group, and only with it")
         if self.group_size is not None and self.group_size < 2:
             raise ValueError(f"group_size is 2 or more, not {self.group_size}")
+        if self.weight_range == "signed_max" and (not self.symmetric or self.narrow_range):
+            raise ValueError(
+                "weight_range signed_max is symmetric and takes the full range: give symmetric: "
+                "true and narrow_range: false with it"
+            )
         if self.number != "integer" and (self.activations != "none" or self.layers):
             raise ValueError(f"{self.number} takes neither quantized activations nor layers")
         self._check_coverage()

@@ -8,8 +8,10 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Any, Final
 
-from qb_cluster.contracts import Calibration, Cell, Latency
+from qb_cluster.catalog import plugins
+from qb_cluster.contracts import Bits, Calibration, Cell, Latency, Ref, Scheme
 from qb_cluster.contracts.calibration import calibration_label
+from qb_cluster.quantization.grid import Grid
 from qb_cluster.spec import label_of
 
 _HEADING: Final = (
@@ -66,8 +68,20 @@ def _fields(cell: Cell) -> tuple[str, ...]:
         "f32" if cell.bits is None else str(cell.bits),
         calibration_label(cell.calibration),
         cell.execution or "unsupported",
-        cell.reason,
+        "; ".join(filter(None, (_grid(cell.scheme, cell.bits), cell.reason))),
     )
+
+
+@lru_cache(maxsize=256)
+def _grid(ref: Ref | None, bits: Bits | None) -> str:
+    """Name the integers of the weights; empty for the usual ±(2^(b-1) - 1), and for floats."""
+    if ref is None or bits is None:
+        return ""
+    scheme: Scheme = plugins.make("scheme", ref)
+    if scheme.number != "integer" or scheme.weight_quantizer is not None:
+        return ""
+    grid = Grid.of(scheme, bits.weight)
+    return "" if grid.kind == "narrow" else f"weights {grid}"
 
 
 def _as_json(cell: Cell) -> dict[str, Any]:

@@ -11,12 +11,18 @@ def weight_only(
     granularity: Granularity = "per_channel",
     group_size: int | None = None,
     symmetric: bool = True,
-    narrow_range: bool = True,
-    weight_range: WeightRange = "minmax",
+    narrow_range: bool | None = None,
+    weight_range: WeightRange | None = None,
     layers: Mapping[str, str] | None = None,
     weights: Sequence[LayerKind] | None = None,
 ) -> Scheme:
-    """Weights in integers, activations and arithmetic in float. Takes ``wN``."""
+    """Weights in integers, activations and arithmetic in float. Takes ``wN``.
+
+    Symmetric groups have signed scales where neither ``narrow_range`` nor ``weight_range`` is
+    given: whatever stores groups beside float activations stores those too.
+    """
+    if granularity == "per_group" and symmetric and narrow_range is None and weight_range is None:
+        weight_range = "signed_max"
     options = _weights(
         granularity, group_size, symmetric, narrow_range, weight_range, layers, weights
     )
@@ -27,8 +33,8 @@ def dynamic(
     granularity: Granularity = "per_channel",
     group_size: int | None = None,
     symmetric: bool = True,
-    narrow_range: bool = True,
-    weight_range: WeightRange = "minmax",
+    narrow_range: bool | None = None,
+    weight_range: WeightRange | None = None,
     symmetric_activations: bool = False,
     layers: Mapping[str, str] | None = None,
     weights: Sequence[LayerKind] | None = None,
@@ -46,8 +52,8 @@ def static(
     granularity: Granularity = "per_channel",
     group_size: int | None = None,
     symmetric: bool = True,
-    narrow_range: bool = True,
-    weight_range: WeightRange = "minmax",
+    narrow_range: bool | None = None,
+    weight_range: WeightRange | None = None,
     symmetric_activations: bool = False,
     layers: Mapping[str, str] | None = None,
     weights: Sequence[LayerKind] | None = None,
@@ -85,17 +91,19 @@ def _weights(
     granularity: Granularity,
     group_size: int | None,
     symmetric: bool,
-    narrow_range: bool,
-    weight_range: WeightRange,
+    narrow_range: bool | None,
+    weight_range: WeightRange | None,
     layers: Mapping[str, str] | None,
     weights: Sequence[LayerKind] | None,
 ) -> dict[str, Any]:
+    if narrow_range is None:
+        narrow_range = weight_range != "signed_max"
     return {
         "granularity": granularity,
         "group_size": group_size,
         "symmetric": symmetric,
         "narrow_range": narrow_range,
-        "weight_range": weight_range,
+        "weight_range": weight_range or "minmax",
         "layers": tuple((layers or {}).items()),
         "weights": LAYER_KINDS if weights is None else tuple(weights),
     }

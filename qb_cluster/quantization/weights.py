@@ -5,11 +5,12 @@ channel (axis 0), or a group of consecutive inputs of a channel. A short last gr
 with zeros, which every quantizer here represents exactly, so they change neither range nor error.
 
 Formulas: Krishnamoorthi, arXiv 1806.08342, section 2; Nagel et al., arXiv 2106.08295, section 3.
+Signed scales: ``quantize_row_q4_0_ref`` of ggml; onnxruntime's quantizer for MatMulNBits.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts import Bits, NumberFormat, Scheme
 from qb_cluster.errors import NonFiniteError, PlugInError
-from qb_cluster.quantization.affine import symmetric_limit
+from qb_cluster.quantization.grid import Grid, Rows, usable
 
 COARSE_CLIPS: Final = np.geomspace(1, 1 / 32, 32)
 """Clips that ``weight_range="mse"`` tries first, as shares of the min-max range."""
@@ -25,7 +26,6 @@ FINE_CLIPS: Final = 8
 """Then twice so many, evenly between the neighbours of the best one so far: in the end to 1 %."""
 
 _LARGEST: Final = float(np.finfo(np.float32).max)
-_TINY: Final = float(np.finfo(np.float32).tiny)
 _BLOCK: Final = 2**16
 """Weights of which the search for a clip keeps its temporaries in the cache."""
 _FLOAT_TYPES: Final[dict[NumberFormat, Any]] = {
@@ -34,8 +34,6 @@ _FLOAT_TYPES: Final[dict[NumberFormat, Any]] = {
     "fp8_e4m3": ml_dtypes.float8_e4m3fn,
     "fp8_e5m2": ml_dtypes.float8_e5m2,
 }
-
-Rows = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,8 @@ class IntegerWeights:
             0 … 2^bits - 1 for affine ones.
         scale: float32, broadcastable against ``integers``: of shape (1, 1, …) per tensor,
             (out, 1, …) per channel. Per group it has the full shape, one entry a weight;
-            ``scale.reshape(out, -1)[:, ::group_size]`` is one entry a group.
+            ``scale.reshape(out, -1)[:, ::group_size]`` is one entry a group. Never zero, and
+            positive but for ``weight_range="signed_max"``.
         zero_point: int32, the shape of ``scale``; all zero for symmetric schemes.
     """
 
@@ -93,7 +92,7 @@ def quantize_dequantize_weights(
     if scheme.number in {"fp16", "bf16"}:
         return _saturated(weights, float_type)
     rows, restore = _rows(weights, scheme)
-    scale = _usable(np.abs(rows).max(axis=1, keepdims=True, initial=0.0) / _largest(float_type))
+    scale = usable(np.abs(rows).max(axis=1, keepdims=True, initial=0.0) / _largest(float_type))
     return restore(_saturated(rows / scale, float_type) * scale)
 
 
@@ -110,6 +109,11 @@ def quantize_weights(
                                 an integer, so that zero is exact
     ``weight_range="mse"``      the same over a range that is shrunk, per scale, by the share
                                 in 1/32 … 1 with the smallest squared error
+    ``"signed_max"``            full range; scale = w_max / -2^(b-1), where w_max is the weight of
+                                largest magnitude with its sign (the negative one of two): it is
+                                exact, and the scale negative where it is positive. A weight
+                                near -w_max is clipped, by half a step at most beyond the half
+                                that rounding costs
     ==========================  =============================================================
 
     Args:
@@ -126,7 +130,7 @@ def quantize_weights(
         raise ValueError(f"the weights of scheme '{scheme.name}' are no integers")
     _check_finite(weights, name)
     rows, restore = _rows(weights, scheme)
-    grid = _Grid.of(scheme, bits.weight)
+    grid = Grid.of(scheme, bits.weight)
     shares = np.ones((len(rows), 1))
     if scheme.weight_range == "mse":
         step = max(1, _BLOCK // max(1, rows.shape[1]))
@@ -141,68 +145,13 @@ def quantize_weights(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Grid:
-    """The integers low … high of a symmetric or affine quantizer."""
-
-    kind: Literal["narrow", "full", "affine"]
-    low: int
-    high: int
-
-    @classmethod
-    def of(cls, scheme: Scheme, bits: int) -> "_Grid":
-        if not scheme.symmetric:
-            return cls("affine", 0, 2**bits - 1)
-        limit = symmetric_limit(bits)
-        if scheme.narrow_range:
-            return cls("narrow", -limit, limit)
-        return cls("full", -limit - 1, limit)
-
-    def qparams(
-        self, rows: Rows, shares: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-        """Give scale and zero point, (rows, 1) each, over ``shares`` of the min-max range."""
-        lowest = shares * np.minimum(rows.min(axis=1, keepdims=True, initial=0.0), 0.0)
-        highest = shares * np.maximum(rows.max(axis=1, keepdims=True, initial=0.0), 0.0)
-        match self.kind:
-            case "narrow":
-                scale = _usable(np.maximum(highest, -lowest) / self.high)
-            case "full":
-                scale = _usable(np.maximum(highest / self.high, lowest / self.low))
-            case "affine":
-                scale = _usable((highest - lowest) / self.high)
-                zero_point = np.clip(np.rint(-lowest / scale), self.low, self.high)
-                return scale, zero_point.astype(np.int32)
-        return scale, np.zeros(scale.shape, np.int32)
-
-    def round(
-        self, rows: Rows, scale: NDArray[np.float32], zero_point: NDArray[np.int32]
-    ) -> NDArray[np.float32]:
-        """Give the nearest integers, as float32, which holds them exactly."""
-        nearest = rows / scale
-        np.rint(nearest, out=nearest)
-        nearest += zero_point.astype(np.float32)
-        return np.clip(nearest, self.low, self.high, out=nearest)
-
-    def squared_error(self, rows: Rows, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the squared error of each row, (rows, 1), in units of its largest weight."""
-        scale, zero_point = self.qparams(rows, shares)
-        integers = self.round(rows, scale, zero_point)
-        integers -= zero_point.astype(np.float32)
-        integers *= scale
-        integers -= rows
-        # float32 differences of weights in ±1 (see _best_shares); their sum in float64.
-        error: NDArray[np.float64] = np.einsum("ij,ij->i", integers, integers, dtype=np.float64)
-        return error[:, None]
-
-
-def _best_shares(rows: Rows, grid: _Grid) -> NDArray[np.float64]:
+def _best_shares(rows: Rows, grid: Grid) -> NDArray[np.float64]:
     """Give, for each row, the share of its min-max range with the smallest squared error.
 
     Tries ``COARSE_CLIPS``, 1 (min-max itself) among them, and twice ``FINE_CLIPS`` shares around
     the best one so far; a share is kept only where it is truly better.
     """
-    largest = _usable(np.abs(rows).max(axis=1, keepdims=True, initial=0.0))
+    largest = usable(np.abs(rows).max(axis=1, keepdims=True, initial=0.0))
     rows = rows / largest  # so that squares neither overflow nor vanish
     best = np.ones((len(rows), 1))
     least = grid.squared_error(rows, best)
@@ -256,12 +205,6 @@ def _scales_like(
     if scheme.granularity == "per_group":
         return restore(np.broadcast_to(values, rows_shape))
     return values.reshape(-1, *[1] * (weights.ndim - 1)) if weights.ndim else values.reshape(())
-
-
-def _usable(scale: NDArray[Any]) -> NDArray[np.float32]:
-    """Give float32 scales that can be divided by: 1 for rows that are all zero or denormal."""
-    scale = scale.astype(np.float32)
-    return np.where(scale >= _TINY, scale, np.float32(1))
 
 
 def _saturated(values: NDArray[np.float32], float_type: Any) -> NDArray[np.float32]:

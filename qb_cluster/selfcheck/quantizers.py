@@ -31,6 +31,7 @@ def check_quantizers() -> Iterator[Check]:
     yield from _uniform()
     yield from _max_abs_rows()
     yield from _granularity()
+    yield from _signed_scales()
     yield from _float_formats()
     yield from _matmul()
 
@@ -142,6 +143,34 @@ def _granularity() -> Iterator[Check]:
         0.06,
         "a group is a row of its own; sampling",
     )
+
+
+def _signed_scales() -> Iterator[Check]:
+    rows = np.random.default_rng(7).standard_normal((2**15, 32), np.float32)
+    signed: dict[str, Any] = {"weight_range": "signed_max", "narrow_range": False}
+    yield Check(
+        "weights w8 signed scale, rows of 32",
+        "max-abs on Gaussian rows, pooled SQNR dB",
+        laws.max_abs_db(32, limit=128),
+        _sqnr_db(rows, _rounded(rows, 8, **signed)),
+        0.06,
+        "a row's largest weight is -128; sampling",
+    )
+    for bits in (2, 4):
+        stored = quantize_weights(rows, Scheme("signed", **signed), Bits(bits))
+        lowest = -(2 ** (bits - 1))
+        steps = (rows.astype(np.float64) - stored.dequantized()) / stored.scale
+        # In steps of a scale of either sign the largest weight is the lowest integer.
+        exact = rows / stored.scale.astype(np.float64)
+        within = exact <= -lowest - 0.5
+        subject = f"weights w{bits} signed scale, rows of 32"
+        largest = np.abs(rows).argmax(axis=1)
+        error = float(np.abs(steps[np.arange(len(rows)), largest]).max())
+        yield Check(subject, "error of the largest weight", 0.0, error, 0.0)
+        error = float(np.abs(steps[within]).max(initial=0.0))
+        yield Check(subject, "largest error ÷ |scale|, not clipped", 0.5, error, 1e-3)
+        error = float(steps[~within].max(initial=0.0))
+        yield Check(subject, "largest error ÷ |scale|, clipped at -w_max", 1.0, error, 1e-2)
 
 
 def _float_formats() -> Iterator[Check]:

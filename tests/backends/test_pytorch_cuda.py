@@ -168,6 +168,7 @@ def test_what_an_artifact_holds_runs_where_it_belongs(net, inputs):
         {"symmetric": False},
         {"granularity": "per_tensor"},
         {"granularity": "per_group", "group_size": 64, "symmetric": False},
+        {"weight_range": "signed_max", "narrow_range": False},
     ],
     ids=str,
 )

@@ -60,6 +60,13 @@ WEIGHT_OPTIONS = [
     {"narrow_range": False},
     {"symmetric": False},
     {"weight_range": "mse"},
+    {"weight_range": "signed_max", "narrow_range": False},
+    {
+        "weight_range": "signed_max",
+        "narrow_range": False,
+        "granularity": "per_group",
+        "group_size": 32,
+    },
     {"granularity": "per_tensor"},
     {"granularity": "per_group", "group_size": 16},
     {"granularity": "per_group", "group_size": 64, "symmetric": False},
@@ -199,6 +206,7 @@ def test_static_layers_take_bits_of_their_own(net, inputs):
         {"symmetric_activations": True},
         {"weight_range": "mse"},
         {"narrow_range": False, "granularity": "per_tensor"},
+        {"weight_range": "signed_max", "narrow_range": False},
     ],
     ids=str,
 )

@@ -29,6 +29,7 @@ WEIGHTS = [
     {"symmetric": False},
     {"narrow_range": False},
     {"weight_range": "mse"},
+    {"weight_range": "signed_max", "narrow_range": False},
     {"number": "fp16"},
     {"number": "bf16"},
     {"number": "fp8_e4m3"},
@@ -140,3 +141,34 @@ def test_activations_are_rounded_as_the_reference_does_to_the_bit(values, bits, 
     dynamic = fake_quantize_each(tensor, bits, symmetric=symmetric)
     np.testing.assert_array_equal(dynamic.numpy(), expected)
     assert torch.equal(tensor, torch.from_numpy(np.array([values], np.float32)))
+
+
+def test_entropy_loses_to_minmax_where_a_tensor_has_few_values():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 12, 3, groups=4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(432, 24),
+        nn.ReLU(),
+        nn.Linear(24, 10),
+    ).eval()
+    images = np.random.default_rng(0).normal(0.3, 1, (2128, 3, 8, 8)).astype(np.float32)
+    held_out = {"input": images[2000:]}
+    with torch.no_grad():
+        exact = net(torch.from_numpy(held_out["input"])).numpy()
+    lost = []
+    for samples in (40, 2000):
+        found = {}
+        for observer in ("minmax", "entropy"):
+            calibration = Calibration(samples, observer=observer)
+            scheme = Scheme("static", "static")
+            inputs = {"input": images[:samples]}
+            artifact = quantize(net, inputs, scheme, Bits(8, 8), calibration)
+            (got,) = BACKEND.open(artifact, lambda: net, 1)(held_out).values()
+            found[observer] = -10 * np.log10(np.sum((exact - got) ** 2))
+        lost.append(found["minmax"] - found["entropy"])
+    assert lost[0] > 5
+    assert lost[1] < 1.5

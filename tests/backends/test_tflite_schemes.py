@@ -257,6 +257,11 @@ def test_half_precision_halves_the_file_and_computes_in_float(
         (Scheme("d", "dynamic", symmetric=False), "w4a8", "symmetric weights only"),
         (Scheme("w", narrow_range=False), "w8", "full range is available for w4"),
         (
+            Scheme("w", narrow_range=False, weight_range="signed_max"),
+            "w4",
+            "scales .* are positive; available: weight_range minmax and mse",
+        ),
+        (
             Scheme("d", "dynamic", symmetric_activations=True),
             "w8a8",
             "choose the activation range themselves; .* available with static",

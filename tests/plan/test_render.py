@@ -42,6 +42,26 @@ def test_a_plan_is_a_table_with_reasons_and_a_summary(load, spec_text):
     assert all(line == line.rstrip() for line in [heading, *rows, summary])
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("granularity: per_tensor", ""),
+        ("granularity: per_group, group_size: 32", "weights -8…7, signed scale; "),
+        ("granularity: per_group, group_size: 32, weight_range: minmax", ""),
+        ("weight_range: signed_max", "weights -8…7, signed scale; "),
+        ("narrow_range: false", "weights -8…7; "),
+        ("symmetric: false", "weights 0…15, affine; "),
+    ],
+)
+def test_a_plan_names_the_integers_of_weights_where_they_are_not_the_usual_ones(
+    load, spec_text, options, said
+):
+    entry = f"{{name: weight_only, label: mine, options: {{{options}}}}}"
+    heading, *rows, _ = plan_lines(expand(load(spec_text.replace("weight_only", entry))))
+    row = next(row for row in rows if " mine " in row and " w4 " in row)
+    assert row[heading.index("why") :] == f"{said}not native: its kernels are 8-bit"
+
+
 def test_every_json_line_is_one_cell_under_the_names_of_the_results(load, spec_text):
     spec = load(spec_text)
     lines = list(plan_json_lines(expand(spec)))

@@ -232,7 +232,7 @@ EVERY_OPTION = [
     for granularity in GRANULARITIES
     for other in (*RANGES, *({"number": number} for number in FORMATS))
     for weight_range in ("minmax", "mse")
-]
+] + [g | {"narrow_range": False, "weight_range": "signed_max"} for g in GRANULARITIES]
 
 
 @pytest.mark.parametrize("options", EVERY_OPTION, ids=str)

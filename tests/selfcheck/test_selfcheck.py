@@ -52,7 +52,18 @@ def test_every_law_holds_of_the_reference_arithmetic_observers_and_metrics():
     assert all(check.expected is not None for check in checks)
     subjects = " ".join(check.subject for check in checks)
     for part in (
-        *("narrow", "full", "affine", "groups", "fp16", "bf16", "e4m3", "e5m2", "matrix product"),
+        *(
+            "narrow",
+            "full",
+            "affine",
+            "signed scale",
+            "groups",
+            "fp16",
+            "bf16",
+            "e4m3",
+            "e5m2",
+            "matrix product",
+        ),
         *("minmax", "moving_average", "percentile", "observer mse", "entropy"),
         *("SQNR", "cosine", "max abs", "top-1", "accuracy", "McNemar", "interval"),
     ):
