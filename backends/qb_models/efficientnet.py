@@ -18,7 +18,7 @@ from qb_pytorch.training import reproducible
 
 SIDE: Final = 224
 SMALLEST_CROP: Final = 160
-EVALUATION_CROPS: Final = 128
+EVALUATION_CROPS: Final = 64
 CALIBRATION_CROPS: Final = 64
 MEAN, SCALE = 127.0, 128.0  # of the wheel's own example
 
@@ -50,7 +50,7 @@ def crops() -> dict[str, Any]:
     torch, so the accuracy of the float model is 1 and that of a quantized one its agreement.
 
     Returns:
-        ``inputs`` float32 ``(128, 3, 224, 224)``; ``targets`` int64 ``(128,)``, classes of
+        ``inputs`` float32 ``(64, 3, 224, 224)``; ``targets`` int64 ``(64,)``, classes of
         ImageNet; ``calibration``: 64 other crops.
 
     Raises:
@@ -69,10 +69,10 @@ def crops() -> dict[str, Any]:
     return {
         "inputs": inputs,
         "targets": model_cache.trained(ingredients, "i64", answer, _read),
-        "ids": [f"evaluation-{row:03d}" for row in range(EVALUATION_CROPS)],
+        "ids": [f"evaluation-{row:02d}" for row in range(EVALUATION_CROPS)],
         "calibration": {
             "inputs": _crops(CALIBRATION_CROPS, seed=1),
-            "ids": [f"calibration-{row:03d}" for row in range(CALIBRATION_CROPS)],
+            "ids": [f"calibration-{row:02d}" for row in range(CALIBRATION_CROPS)],
         },
     }
 

@@ -61,7 +61,7 @@ class _NextSymbol(nn.Module):  # type: ignore[misc]  # mypy does not follow torc
     def __init__(self, embedded: int, mixer: nn.Module, mixed: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(SYMBOLS, embedded)
-        nn.init.normal_(self.embedding.weight, std=0.02)  # torch's 1 drowns positions
+        nn.init.normal_(self.embedding.weight, std=0.1)  # torch's 1 drowns positions
         self.mixer = mixer
         self.head = nn.Linear(mixed, SYMBOLS)
 
