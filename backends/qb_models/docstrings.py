@@ -25,6 +25,8 @@ SENTENCES: Final = 144
 EVALUATION_SENTENCES: Final = 32
 """Of each topic; the others are for training and calibration."""
 SHORTEST: Final = 5
+SAME: Final = 8
+"""Sentences that begin with so many equal words count as one: a copy must not be in two parts."""
 SPLIT_SEED: Final = 0
 
 WORDS: Final = 24
@@ -145,11 +147,14 @@ def ids(part: str, texts: tuple[str, ...]) -> list[str]:
 def _split() -> tuple[tuple[str, ...], ...]:
     """Give each topic's sentences, shuffled; one that two topics share belongs to the first."""
     rng = np.random.default_rng(SPLIT_SEED)
-    seen: set[str] = set()
+    by_beginning: dict[str, tuple[str, str]] = {}
+    for topic in TOPICS:
+        for text in _first_sentences(topic):
+            beginning = " ".join(text.lower().split()[:SAME])
+            by_beginning.setdefault(beginning, (topic, text))
     split = []
     for topic in TOPICS:
-        found = [text for text in _first_sentences(topic) if text not in seen]
-        seen.update(found)
+        found = [text for origin, text in by_beginning.values() if origin == topic]
         order = rng.permutation(len(found))[:SENTENCES]
         split.append(tuple(found[row] for row in order))
     return tuple(split)
@@ -164,7 +169,9 @@ def _part(which: slice) -> Sentences:
 def _first_sentences(package: str) -> list[str]:
     """Read the first paragraphs of a package's docstrings, in the order of its files."""
     folder = Path(sysconfig.get_path("stdlib"))
-    files = sorted((folder / package).rglob("*.py")) or [folder / f"{package}.py"]
+    # Some systems leave the library's own tests out.
+    inside = (file for file in (folder / package).rglob("*.py") if file.parent.name != "test")
+    files = sorted(inside) or [folder / f"{package}.py"]
     found: dict[str, None] = {}
     for file in files:
         try:

@@ -145,8 +145,9 @@ class _Encoder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         self.layers = nn.ModuleList(_Layer() for _ in range(LAYERS))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        positions = self.position.weight[: input_ids.shape[1]]
-        states = self.norm(self.word(input_ids) + positions + self.kind.weight[0])
+        places = torch.arange(input_ids.shape[1], device=input_ids.device)
+        kinds = torch.zeros_like(input_ids)
+        states = self.norm(self.word(input_ids) + self.position(places) + self.kind(kinds))
         mask = attention_mask.to(states.dtype)
         # Far below any score, and far from the largest float: quantized ranges stay finite.
         bias = (mask[:, None, None, :] - 1) * 1e4

@@ -111,7 +111,8 @@ def test_magika_sees_of_a_file_what_its_own_package_shows_it():
     contents = [files[0][1] for files in file_types._found().values()]
     contents.append(b"  import sys\nprint('short')  \n")
     types = file_types.json.loads(file_types._file("config.min.json").read_bytes())
-    ours = run_onnx(file_types.magika(), np.stack([*map(file_types._features, contents)]))
+    features = (file_types._features(content)[None] for content in contents)
+    ours = np.concatenate([run_onnx(file_types.magika(), one) for one in features])
     theirs = [Magika().identify_bytes(content) for content in contents]
     assert [types["target_labels_space"][row] for row in ours.argmax(axis=1)] == [
         str(result.dl.label) for result in theirs
