@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast nightly lint format bench schema constraints clean
+.PHONY: demo real test test-fast nightly lint format bench schema constraints clean
 
 demo: $(STAMP)
 	$(BIN)/qb run sweeps/demo.yaml
 	@$(BIN)/qb report runs/demo
+
+real: $(STAMP)  ## real nets on every backend
+	$(BIN)/qb run sweeps/real.yaml
+	@$(BIN)/qb report runs/real
 
 test: $(STAMP)  ## two at a time: those with a real Ray mostly wait
 	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
@@ -54,9 +58,11 @@ clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
 
 # torch comes first in the call so that its pin, and with it the CPU build where pip has
-# one, is settled before anything that merely needs "some torch".
+# one, is settled before anything that merely needs "some torch". basic-pitch comes without the
+# packages it asks for, an old TensorFlow among them: only its model files are used.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt "torch==2.13.0" \
-		--editable ".[all,dev]"
+		--editable ".[all,dev,models]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps basic-pitch
 	touch $@

@@ -9,6 +9,7 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from qb_cluster.catalog import model_cache
 
 BATCH = 50
 
-Examples = Callable[[int], tuple[NDArray[np.float32], NDArray[np.int64]]]
+Examples = Callable[[int], tuple[NDArray[Any], NDArray[np.int64]]]
 """Gives inputs and targets of an epoch, counted from 0."""
 
 
@@ -56,7 +57,7 @@ def trained(
         *(inspect.getsource(sys.modules[name]).encode() for name in modules),
         torch.__version__.encode(),
     )
-    with _reproducible(seed):
+    with reproducible(seed):
         net = build()
 
         def train() -> bytes:
@@ -79,7 +80,7 @@ def _read(content: bytes) -> dict[str, torch.Tensor] | None:
 
 
 @contextlib.contextmanager
-def _reproducible(seed: int) -> Iterator[None]:
+def reproducible(seed: int) -> Iterator[None]:
     """Seed torch and give it one thread, and leave both as they were."""
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):

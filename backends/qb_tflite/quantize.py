@@ -172,15 +172,17 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
     if is_static and scope_of(quantization.scheme) == "layers":
         kinds = [TFLOperationName(kind) for kind in (*_LAYERS, *_FOLLOWING)]
     for kind in kinds:
-        quantizer.update_quantization_recipe(
-            _EVERYWHERE, kind, _config(quantization, quantization.bits)
-        )
+        with suppress(ValueError):  # no kernel for this kind at these bits: it stays float
+            quantizer.update_quantization_recipe(
+                _EVERYWHERE, kind, _config(quantization, quantization.bits)
+            )
     if quantization.scheme.number == "integer" and quantization.scheme.activations != "none":
         # No product, so no integer arithmetic: the weights alone.
         rows = replace(
             quantization.scheme,
             activations="none",
             scope=None,
+            layers=(),
             granularity="per_channel",
             group_size=None,
         )

@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -195,14 +196,22 @@ def test_named_inputs_and_outputs_keep_their_names_and_outputs_are_float32():
         np.testing.assert_allclose(array, expected[name].numpy(), atol=1e-5)
 
 
-def test_an_embedding_that_stays_float_is_named_in_the_facts():
+def test_an_embedding_is_stored_in_the_bits_of_the_scheme_and_read_as_ever():
     inputs = named_inputs()
     backend = OnnxRuntimeBackend()
     artifact = backend.convert(Named, {name: a[:1] for name, a in inputs.items()})
     w4 = Quantization(Scheme("weight_only"), Bits(4), "native")
-    facts = backend.quantize(never, artifact, w4, None).facts
+    made = backend.quantize(never, artifact, w4, None)
+    facts = made.facts
+    assert facts.notes == ()
+    table = Named().embed.weight.numel()
+    assert facts.coverage == {"linear": (16 * 5, 16 * 5), "embedding": (table, table)}
+    exact, found = (backend.open(one, never, 1)(inputs)["hidden"] for one in (artifact, made))
+    assert 15 < sqnr_db(exact, found) < 30
+    kept = Scheme("weight_only", weights=("linear",))
+    facts = backend.quantize(never, artifact, replace(w4, scheme=kept), None).facts
     assert facts.notes == ("1 of 2 weight tensors stay float",)
-    assert facts.quantized_parameters == 16 * 5
+    assert facts.coverage == {"linear": (16 * 5, 16 * 5)}
 
 
 def test_an_artifact_tells_nothing_of_the_machine_it_was_made_on(baselines):

@@ -176,10 +176,8 @@ def test_every_native_entry_computes_with_the_weights_of_the_reference(
         in_integers = bits.activation == 8 and bits.weight <= 8
         products = 2 * 3 * 3 * 64 / (2 * 3 * 64 * 64 + 2 * 3 * 3 * 64 + 64 * 5)
         share = float(in_integers)
-        if net == "attention" and activations == "dynamic":
+        if net == "attention" and in_integers:
             share = 1 - products  # of activations, which stay float
-        if net == "attention" and quantization.bits == Bits(16, 8) and activations == "static":
-            share = products  # which have no weights of 16 bits
         assert facts.integer_mac_share == pytest.approx(share), quantization
         assert facts.integer_layer_mac_share == float(in_integers), quantization
         assert bool(facts.fallback_ops) == (activations == "static" and not in_integers)
@@ -199,13 +197,16 @@ def test_convolutions_without_a_kernel_stay_float_and_are_named(baselines):
     assert facts.integer_layer_mac_share == facts.integer_mac_share  # no attention
 
 
-def test_a_layer_left_float_counts_among_products_with_weights_and_attention_does_not(baselines):
+def test_neither_a_layer_left_float_nor_attention_counts_among_products_that_are_covered(
+    baselines,
+):
     quantization = asked("w8a8", "dynamic", layers=(("query", "float"),))
     facts = quantized(baselines["attention"], quantization).facts
     inputs, query, head, activations = 3 * 64 * 64, 3 * 64 * 64, 64 * 5, 2 * 3 * 3 * 64
     layers = inputs + query + head
     assert facts.integer_mac_share == pytest.approx((inputs + head) / (layers + activations))
-    assert facts.integer_layer_mac_share == pytest.approx((inputs + head) / layers)
+    assert facts.integer_layer_mac_share == 1
+    assert facts.coverage == {"linear": (2 * 64 * 64 + 64 * 5, 2 * 64 * 64 + 64 * 5)}
     float_facts = baselines["attention"].facts
     assert float_facts.integer_mac_share == float_facts.integer_layer_mac_share == 0
 
@@ -409,7 +410,7 @@ def test_layers_get_the_bits_that_their_names_match(baselines, bits, activations
     if activations != "none":
         first, rest = 64 * 12 * 27, 36 * 12 * 27 + 432 * 24 + 24 * 10
         assert facts.integer_mac_share == pytest.approx(rest / (first + rest))
-        assert facts.integer_layer_mac_share == facts.integer_mac_share  # no attention
+        assert facts.integer_layer_mac_share == 1  # of what the scheme covers
 
 
 def test_layers_that_the_exporter_transposes_keep_the_names_of_their_modules(baselines):

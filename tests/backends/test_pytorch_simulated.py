@@ -103,7 +103,7 @@ def test_static_ranges_are_those_of_the_observer_that_is_named(net, inputs, obse
     for start in range(0, 90, 64):
         watching.update(inputs["input"][start : start + 64])
     scale, zero_point = (symmetric_qparams if symmetric else affine_qparams)(*watching.range(), 6)
-    assert content(artifact)["activations"]["0"] == {
+    assert content(artifact)["inputs"]["0"] == {
         "kind": "static",
         "scale": scale,
         "zero_point": zero_point,
@@ -117,7 +117,7 @@ def test_layers_take_bits_of_their_own_or_stay_float(net, inputs, activations):
     scheme = Scheme(activations, activations, layers=layers)
     artifact = quantize(net, inputs, scheme, Bits(8, 8))
     stored = content(artifact)
-    assert {name: own["bits"] for name, own in stored["activations"].items()} == {"0": 8, "3": 12}
+    assert {name: own["bits"] for name, own in stored["inputs"].items()} == {"0": 8, "3": 12}
     assert torch.equal(stored["state"]["5.weight"], net[5].weight)
     assert max(len(row.unique()) for row in stored["state"]["3.weight"]) == 3
     assert artifact.facts.fallback_ops == ()

@@ -455,22 +455,25 @@ def test_integer_shares_say_which_kernels_multiply_integers(
     assert facts.fallback_ops == fallback
 
 
-def test_only_static_schemes_multiply_activations_in_integers(blocks):
+def test_only_static_schemes_of_all_activations_multiply_two_of_them_in_integers(blocks):
     net, tokens, baseline = blocks
     products = [product.macs for product in operations(read_model(baseline.data))]
     of_activations = 2 * (2 * 5 * 5 * 8)
     shares = {}
-    for activations in ("dynamic", "static"):
-        quantization = ask(Scheme("any", activations), "w8a8")
+    for activations, scope in (("dynamic", "inputs"), ("static", "layers"), ("static", "all")):
+        quantization = ask(Scheme("any", activations, scope=scope), "w8a8")
         made = BACKEND.quantize(lambda: net, baseline, quantization, {"input": tokens})
-        shares[activations] = made.facts.integer_mac_share
+        shares[scope] = made.facts.integer_mac_share
+        assert made.facts.scope == scope
         assert made.facts.integer_layer_mac_share == 1
-    assert shares["dynamic"] == pytest.approx(1 - of_activations / sum(products))
-    assert shares["static"] == 1
+        assert made.facts.fallback_ops == ()
+    assert shares["inputs"] == pytest.approx(1 - of_activations / sum(products))
+    assert shares["layers"] == shares["inputs"]
+    assert shares["all"] == 1
     assert baseline.facts.integer_mac_share == baseline.facts.integer_layer_mac_share == 0
 
 
-def test_a_layer_left_float_counts_among_products_with_weights_and_attention_does_not(blocks):
+def test_neither_a_layer_left_float_nor_attention_counts_among_products_that_are_covered(blocks):
     net, tokens, baseline = blocks
     of_activations = 2 * (2 * 5 * 5 * 8)
     left = 40 * 3
@@ -478,7 +481,7 @@ def test_a_layer_left_float_counts_among_products_with_weights_and_attention_doe
     quantization = ask(Scheme("any", "dynamic", layers=(("odd_one.1", "float"),)), "w8a8")
     facts = BACKEND.quantize(lambda: net, baseline, quantization, {"input": tokens}).facts
     assert facts.integer_mac_share == pytest.approx(1 - (of_activations + left) / total)
-    assert facts.integer_layer_mac_share == pytest.approx(1 - left / (total - of_activations))
+    assert facts.integer_layer_mac_share == 1
 
 
 def test_parameters_are_weights_on_either_side_of_a_product():
