@@ -1,6 +1,7 @@
 """The layers of a module: which can be quantized, to how many bits, and what they multiply."""
 
 from collections.abc import Container, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
@@ -12,7 +13,7 @@ from qb_cluster.contracts import Artifact, Bits, Quantization
 from qb_cluster.contracts.coverage import Coverage, LayerKind, Scope, coverage
 from qb_cluster.errors import PlugInError
 from qb_pytorch import modules
-from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection
+from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection, spell_out
 from qb_pytorch.weighted_macs import WeightedFlops
 
 NAMED_IN_ERRORS = 6
@@ -156,6 +157,8 @@ def count_macs(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
     attention = {on_cpu: _attention_flops}
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    # oneDNN runs a recurrent layer as one call, of which the counter knows nothing.
+    module = spell_out(deepcopy(module)) if _has_recurrent(module) else module
     try:
         counter = FlopCounterMode(display=False, custom_mapping=attention)
         # Outside of torch's counter, so that both see the same products.
@@ -173,6 +176,10 @@ def count_macs(module: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> 
     total = counter.get_total_flops() // 2
     # The model itself may be a layer.
     return Macs(total, {"": total, **found}, weighted.flops // 2)
+
+
+def _has_recurrent(module: torch.nn.Module) -> bool:
+    return any(isinstance(layer, torch.nn.RNNBase) for layer in module.modules())
 
 
 def _attention_flops(

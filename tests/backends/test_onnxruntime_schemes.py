@@ -175,10 +175,13 @@ def test_every_native_entry_computes_with_the_weights_of_the_reference(
         assert facts.notes == ()
         in_integers = bits.activation == 8 and bits.weight <= 8
         products = 2 * 3 * 3 * 64 / (2 * 3 * 64 * 64 + 2 * 3 * 3 * 64 + 64 * 5)
-        share = float(in_integers)
+        least = most = float(in_integers)
         if net == "attention" and in_integers:
-            share = 1 - products  # of activations, which stay float
-        assert facts.integer_mac_share == pytest.approx(share), quantization
+            least = 1 - products  # of activations, which no scheme here covers
+            # Queries and keys are outputs of layers, so that some CPUs multiply integers all the same.
+            most = 1 - products / 2 if activations == "static" else least
+        share = facts.integer_mac_share
+        assert least - 1e-6 < share < most + 1e-6, quantization
         assert facts.integer_layer_mac_share == float(in_integers), quantization
         assert bool(facts.fallback_ops) == (activations == "static" and not in_integers)
         # A little less where a bias that stands in an Add is stored in the activations' bits.
@@ -206,7 +209,7 @@ def test_neither_a_layer_left_float_nor_attention_counts_among_products_that_are
     layers = inputs + query + head
     assert facts.integer_mac_share == pytest.approx((inputs + head) / (layers + activations))
     assert facts.integer_layer_mac_share == 1
-    assert facts.coverage == {"linear": (2 * 64 * 64 + 64 * 5, 2 * 64 * 64 + 64 * 5)}
+    assert facts.coverage == {"linear": (64 * 64 + 64 * 5, 64 * 64 + 64 * 5)}
     float_facts = baselines["attention"].facts
     assert float_facts.integer_mac_share == float_facts.integer_layer_mac_share == 0
 
