@@ -176,10 +176,10 @@ def test_every_native_entry_computes_with_the_weights_of_the_reference(
         in_integers = bits.activation == 8 and bits.weight <= 8
         products = 2 * 3 * 3 * 64 / (2 * 3 * 64 * 64 + 2 * 3 * 3 * 64 + 64 * 5)
         least = most = float(in_integers)
-        if net == "attention" and in_integers:
-            least = 1 - products  # of activations, which no scheme here covers
-            # Queries and keys are outputs of layers, so that some CPUs multiply integers all the same.
-            most = 1 - products / 2 if activations == "static" else least
+        if net == "attention" and bits.activation == 8:
+            least = most = in_integers * (1 - products)  # of activations, which are not covered
+            # Queries and keys are outputs of layers: some CPUs multiply integers all the same.
+            most += (activations == "static") * products / 2
         share = facts.integer_mac_share
         assert least - 1e-6 < share < most + 1e-6, quantization
         assert facts.integer_layer_mac_share == float(in_integers), quantization
