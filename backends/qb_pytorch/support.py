@@ -4,7 +4,15 @@ from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
 from qb_cluster.contracts.coverage import Scope
+from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
+KNOWN: Final[Vocabulary] = {
+    "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "activations": ("none", "dynamic", "static"),
+    "granularity": ("per_tensor", "per_channel", "per_group"),
+    "weight_range": ("minmax", "mse", "signed_max"),
+}
+"""What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 CPU: Final = "cpu"
 GPU: Final = "cuda:0"
 """Whoever starts this process lets it see one GPU, which CUDA then calls 0."""
@@ -41,6 +49,8 @@ DYNAMIC_INPUTS: Final = "ranges are found while running for the inputs of layers
 def support(quantization: Quantization, device: str = CPU) -> Support:
     """Tell whether this backend does it on a device, with the reason or the caveat."""
     scheme = quantization.scheme
+    if unknown := unknown_words(scheme, KNOWN, "pytorch"):
+        return Support(supported=False, reason=unknown)
     scope = scope_of(scheme)
     if quantization.execution == "simulated":
         return _simulation(scheme, scope)
