@@ -178,7 +178,7 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
             f"{device}; quantize on a machine of the kind that runs it"
         )
     if content["is_spelled_out"]:
-        module = spell_out(module)
+        module = spell_out(module, recurrent=artifact.format != TORCHAO_FORMAT)
     dtype = None if content["dtype"] is None else getattr(torch, content["dtype"])
     if dtype is not None:
         module.to(dtype)  # buffers that no state holds too

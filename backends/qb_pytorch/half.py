@@ -50,4 +50,5 @@ def quantize(
     done = {name for name, parameter in module.named_parameters() if parameter.dtype == dtype}
     content = checkpoint.Content(dtype=name, device=device)
     artifact = checkpoint.store(module, parameters, done, content)
-    return layers.with_facts(artifact, 0.0, 0.0, ())
+    covered = layers.coverage_of(module, quantization, done)
+    return layers.with_facts(artifact, 0.0, 0.0, (), covered)

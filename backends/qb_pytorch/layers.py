@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qb_cluster.contracts import Artifact, Bits, Quantization
-from qb_cluster.contracts.coverage import LayerKind, coverage
+from qb_cluster.contracts.coverage import Coverage, LayerKind, Scope, coverage
 from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_pytorch import modules
 from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection
@@ -43,9 +43,15 @@ class Macs:
     layers: Mapping[str, int]
     weighted: int | None = None
 
-    def share_of_weighted(self, macs: float) -> float | None:
-        """Give what share ``macs`` are of ``weighted``; ``None`` where that is none or unknown."""
-        return macs / self.weighted if self.weighted else None
+    def share_of_weighted(self, macs: float, left_float: Iterable[str] = ()) -> float | None:
+        """Give what share ``macs`` are of ``weighted``, less those of layers meant to stay float.
+
+        ``None`` where that is none or unknown.
+        """
+        if self.weighted is None:
+            return None
+        total = self.weighted - sum(self.layers.get(name, 0) for name in left_float)
+        return macs / total if total > 0 else None
 
 
 def multiplying(module: torch.nn.Module) -> dict[str, torch.nn.Module]:
@@ -223,11 +229,19 @@ def _kind_of_weight(module: torch.nn.Module, name: str) -> LayerKind | None:
     return kind_of(owner)
 
 
+def left_float(module: torch.nn.Module, quantization: Quantization) -> list[str]:
+    """Name the layers that the scheme leaves float."""
+    covered = bits_of_layers(module, quantization)
+    return [name for name in quantizable(module) if name not in covered]
+
+
 def with_facts(
     artifact: Artifact,
     integer_mac_share: float | None,
     integer_layer_mac_share: float | None,
     fallback_ops: tuple[str, ...],
+    covered: Coverage | None = None,
+    scope: Scope | None = None,
 ) -> Artifact:
     """Add to an artifact's facts what only the arithmetic of its layers can tell."""
     facts = replace(
@@ -235,5 +249,7 @@ def with_facts(
         integer_mac_share=integer_mac_share,
         integer_layer_mac_share=integer_layer_mac_share,
         fallback_ops=fallback_ops,
+        coverage=covered,
+        scope=scope,
     )
     return replace(artifact, facts=facts)

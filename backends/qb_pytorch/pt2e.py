@@ -25,6 +25,8 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.errors import UnsupportedError
 from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
+from qb_pytorch.spelled_out import spell_out
+from qb_pytorch.support import scope_of
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
@@ -72,6 +74,10 @@ def quantize(
             f"static int8 kernels need an x86 CPU and a torch built with oneDNN, and this is "
             f"{platform.machine()}; write execution: simulated"
         )
+    macs = checkpoint.macs(baseline)
+    if any(isinstance(one, torch.nn.MultiheadAttention) for one in module.modules()):
+        module = spell_out(module, recurrent=False)
+        macs = layers.count_macs(module, checkpoint.example(baseline))
     bits = layers.bits_of_layers(module, quantization)
     _spell_out_padding(module)
     what = "PT2E cannot trace or quantize this model for batches of any size"
@@ -82,7 +88,7 @@ def quantize(
         quantizer = _quantizer(module, quantization, bits, activation_bits)
         data = _convert(module, modules.tensors(examples), quantizer)
         notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
-        facts = _facts(module, data, quantization, checkpoint.macs(baseline), notes)
+        facts = _facts(module, data, quantization, macs, notes)
     return Artifact(data, FORMAT, facts)
 
 
@@ -241,6 +247,25 @@ def _facts(
         notes=notes,
         integer_mac_share=integer_macs / max(1, macs.total),
         # The quantizer takes products with weights alone.
-        integer_layer_mac_share=macs.share_of_weighted(integer_macs),
+        integer_layer_mac_share=macs.share_of_weighted(
+            integer_macs, layers.left_float(module, quantization)
+        ),
         fallback_ops=tuple(sorted((kernels.float_ops - wanted).keys())),
+        coverage=layers.coverage_of(module, quantization, _quantized(module, integers)),
+        scope=scope_of(quantization.scheme),
     )
+
+
+def _quantized(module: torch.nn.Module, integers: Sequence[torch.Tensor]) -> set[str]:
+    """Name the weights that a program holds in integers: those of the same shapes.
+
+    A program has forgotten what its tensors were called.
+    """
+    left = Counter(tuple(tensor.shape) for tensor in integers)
+    found = set()
+    for name, parameter in module.named_parameters():
+        shape = tuple(parameter.shape)
+        if left[shape] > 0:
+            left[shape] -= 1
+            found.add(name)
+    return found

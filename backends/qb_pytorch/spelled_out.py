@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 
 class AttentionProjection(nn.Linear):  # type: ignore[misc]  # mypy does not follow torch
@@ -20,7 +21,7 @@ class RecurrentProjection(nn.Linear):  # type: ignore[misc]  # mypy does not fol
     """The products of a recurrent layer with its inputs, or with its state."""
 
 
-def spell_out(module: nn.Module) -> nn.Module:
+def spell_out(module: nn.Module, *, recurrent: bool = True) -> nn.Module:
     """Replace attention and recurrent layers in place; weights are shared with the original.
 
     Attention's projections are called ``in_proj.q``, ``in_proj.k``, ``in_proj.v`` and
@@ -30,25 +31,27 @@ def spell_out(module: nn.Module) -> nn.Module:
 
     Args:
         module: in evaluation mode.
+        recurrent: whether recurrent layers are replaced too; one step after the other takes
+            several times as long as torch's own.
 
     Returns:
         The module, or what takes its place.
     """
-    if (own := _written(module)) is not None:
+    if (own := _written(module, recurrent=recurrent)) is not None:
         return own
     for name, child in list(module.named_modules()):
         if isinstance(child, nn.TransformerEncoder):
             child.use_nested_tensor = False  # which is for fused layers
-        if name and (written := _written(child)) is not None:
+        if name and (written := _written(child, recurrent=recurrent)) is not None:
             module.set_submodule(name, written)
     return module
 
 
-def _written(layer: nn.Module) -> nn.Module | None:
+def _written(layer: nn.Module, *, recurrent: bool) -> nn.Module | None:
     # Subclasses compute what they like.
     if type(layer) is nn.MultiheadAttention and layer.bias_k is None and not layer.add_zero_attn:
         return _Attention(layer).eval()
-    if type(layer) in _STEPS and not getattr(layer, "proj_size", 0):
+    if recurrent and type(layer) in _STEPS and not getattr(layer, "proj_size", 0):
         return _Recurrent(layer).eval()
     return None
 
@@ -94,17 +97,23 @@ class _Attention(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
             self.in_proj[name](tensor).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for name, tensor in zip("qkv", inputs, strict=True)
         )
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
-        for mask in self._masks(attn_mask, key_padding_mask, len(q), is_batch=is_batch):
-            scores = scores + mask
-        weights = scores.softmax(-1)
-        output = self.out_proj((weights @ v).transpose(1, 2).flatten(-2))
-        shown = weights.mean(1) if average_attn_weights else weights
+        masks = self._masks(attn_mask, key_padding_mask, len(q), is_batch=is_batch)
+        mask = sum(masks[1:], masks[0]) if masks else None
+        weights = None
+        if need_weights:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+            weights = (scores if mask is None else scores + mask).softmax(-1)
+            found = weights @ v
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if is_batch else weights[0]
+        else:
+            found = functional.scaled_dot_product_attention(q, k, v, mask)
+        output = self.out_proj(found.transpose(1, 2).flatten(-2))
         if not is_batch:
-            output, shown = output[0], shown[0]
+            output = output[0]
         elif not self.batch_first:
             output = output.transpose(0, 1)
-        return output, shown if need_weights else None
+        return output, weights
 
     def _with_examples_first(self, tensor: torch.Tensor) -> torch.Tensor:
         if tensor.ndim == 2:

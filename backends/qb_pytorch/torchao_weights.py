@@ -26,6 +26,8 @@ from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
 from qb_cluster.errors import NonFiniteError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
 from qb_pytorch import checkpoint, cuda, layers, modules, nibbles, tinygemm
+from qb_pytorch.spelled_out import spell_out
+from qb_pytorch.support import scope_of
 from qb_pytorch.third_party import quiet
 
 BYTE: Final = 8
@@ -55,8 +57,13 @@ def quantize(
         UnsupportedError: the GPU is too old for it, or there is none.
     """
     scheme = quantization.scheme
-    bits = layers.bits_of_layers(module, quantization)
     parameters = modules.parameter_count(module)
+    macs = checkpoint.macs(baseline)
+    has_attention = any(isinstance(m, torch.nn.MultiheadAttention) for m in module.modules())
+    if has_attention and device == cuda.CPU:
+        module = spell_out(module, recurrent=False)
+        macs = layers.count_macs(module, checkpoint.example(baseline))
+    bits = layers.bits_of_layers(module, quantization)
     notes: list[str] = []
     with quiet():
         import torchao  # noqa: F401 chatters when it is first imported
@@ -73,7 +80,7 @@ def quantize(
         asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
         notes.append(f"weights of {_listed(asked)} bits are stored in {_listed(kept)} bits each")
     quantized = set(layers.weights(module, held))
-    content = checkpoint.Content(device=device)
+    content = checkpoint.Content(device=device, is_spelled_out=has_attention and device == cuda.CPU)
     halved = [
         f"{name}.weight".removeprefix(".")
         for name, width in held.items()
@@ -82,11 +89,10 @@ def quantize(
     share = 0.0
     layer_share: float | None = 0.0
     if scheme.activations == "dynamic":
-        macs = checkpoint.macs(baseline)
         fewest = 1 if device == cuda.CPU else cuda.fewest_int8_rows()
         integer_macs, floats = _integer_macs(module, macs, held, fewest)
         share = integer_macs / max(1, macs.total)
-        layer_share = macs.share_of_weighted(integer_macs)
+        layer_share = macs.share_of_weighted(integer_macs, layers.left_float(module, quantization))
         if floats:
             notes.append(
                 f"{floats} layers multiply one example's integers as floats: torch's int8 product "
@@ -102,7 +108,9 @@ def quantize(
         halved=halved,
     )
     fallback_ops = layers.float_ops(module, quantization, held)
-    return layers.with_facts(artifact, share, layer_share, fallback_ops)
+    covered = layers.coverage_of(module, quantization, quantized)
+    scope = scope_of(scheme)
+    return layers.with_facts(artifact, share, layer_share, fallback_ops, covered, scope)
 
 
 def _integer_macs(
@@ -123,12 +131,18 @@ def _replace_weights(
     module: torch.nn.Module, scheme: Scheme, bits: Mapping[str, Bits], device: str
 ) -> dict[str, int]:
     """Replace the weights that torchao can hold; give the bits each is stored in, by layer."""
-    linear_only = scheme.activations == "dynamic" or scheme.number != "integer"
-    tied: dict[int, list[str]] = {}
+    kinds: tuple[type[torch.nn.Module], ...] = (torch.nn.Module,)
+    if scheme.number != "integer":
+        kinds = (torch.nn.Linear,)
+    elif scheme.activations == "dynamic":
+        kinds = (torch.nn.Linear, torch.nn.Embedding)
+    tied: dict[tuple[int, bool], list[str]] = {}
     for name in bits:
-        if linear_only and not isinstance(module.get_submodule(name), torch.nn.Linear):
-            continue
-        tied.setdefault(id(module.get_submodule(name).weight), []).append(name)
+        layer = module.get_submodule(name)
+        # A table that is looked up has no activations to round.
+        is_table = scheme.activations == "dynamic" and isinstance(layer, torch.nn.Embedding)
+        if isinstance(layer, kinds):
+            tied.setdefault((id(layer.weight), is_table), []).append(name)
     held: dict[str, int] = {}
     for names in tied.values():
         owners = [module.get_submodule(name) for name in names]

@@ -191,9 +191,8 @@ def test_ten_thousand_cells_are_answered_with_a_screen_of_bounded_length(ten_tho
 def words(*ended):
     """The last word or two of each row, by its bits."""
     text = shown(answered(*ended), 120, everything=True)
-    return dict(
-        re.findall(r"^.tflite \w+ ?(\w*) .*?  +(?:.* )?(\w+(?: \d+ %)?) *$", text, re.MULTILINE)
-    )
+    found = r"^.tflite \w+ ?(\w*) .*?  +(?:.* )?(\w+(?: \d+ %)?) *$"
+    return dict(re.findall(found, text, re.MULTILINE))
 
 
 def test_each_row_ends_with_its_verdict_or_what_is_in_place_of_one():
