@@ -106,7 +106,6 @@ def with_signature(model: Any) -> bytes:
         model: as ``read_model`` gives it, without a signature; it gets one.
     """
     from ai_edge_litert.schema_py_generated import SignatureDefT, TensorMapT
-    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
 
     graph = model.subgraphs[0]
 
@@ -122,6 +121,13 @@ def with_signature(model: Any) -> bytes:
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     signature.inputs, signature.outputs = named(graph.inputs), named(graph.outputs)
     model.signatureDefs = [signature]
+    return written(model)
+
+
+def written(model: Any) -> bytes:
+    """Write what ``read_model`` gave."""
+    from ai_edge_litert.tools.flatbuffer_utils import convert_object_to_bytearray
+
     return bytes(convert_object_to_bytearray(model))
 
 

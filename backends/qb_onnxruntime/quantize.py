@@ -1,9 +1,8 @@
 """From a float ONNX file and a scheme to a quantized ONNX file."""
 
-from fnmatch import fnmatchcase
-
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_onnxruntime.coverage import kind_of
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
@@ -68,14 +67,7 @@ def choose(found: list[Layer], quantization: Quantization) -> dict[str, Bits]:
             "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
             "this model has none"
         )
-    names = [layer.module for layer in found]
-    for pattern, _ in quantization.scheme.layers:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            listed = ", ".join(repr(name) for name in dict.fromkeys(names))
-            raise PlugInError(
-                f"layers '{pattern}' of scheme '{quantization.scheme.name}' matches no layer of "
-                f"this model; its layers are {listed}"
-            )
+    check_layer_patterns(quantization.scheme, [layer.module for layer in found])
     given = {
         layer.output: quantization.layer_bits(layer.module)
         for layer in found

@@ -1,15 +1,15 @@
 """What ONNX Runtime can do natively, and with what caveat. Imports no framework."""
 
-from collections.abc import Iterator, Mapping
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
 from qb_cluster.contracts.coverage import Scope
+from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
 STORED_BITS = (2, 4, 8, 16)
 """Widths that ONNX has integer types for; any other would take the room of the next wider one."""
 
-KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+KNOWN: Final[Vocabulary] = {
     "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
     "activations": ("none", "dynamic", "static"),
     "granularity": ("per_tensor", "per_channel", "per_group"),
@@ -41,7 +41,7 @@ def widths(quantization: Quantization) -> list[Bits]:
 def support(quantization: Quantization, accuracy_level: int) -> Support:
     """Tell whether this can be done. Every yes was run on onnxruntime 1.32."""
     scheme = quantization.scheme
-    if unknown := next(_unknown(scheme), None):
+    if unknown := unknown_words(scheme, KNOWN, "onnxruntime"):
         return Support(supported=False, reason=unknown)
     refusals = [*_scheme_refusals(quantization)]
     if scheme.number == "integer":
@@ -62,12 +62,6 @@ def scope_of(scheme: Scheme) -> Scope | None:
         case "dynamic":
             return "inputs"
     return scheme.scope or SCOPE
-
-
-def _unknown(scheme: Scheme) -> Iterator[str]:
-    for field, known in KNOWN.items():
-        if (asked := getattr(scheme, field)) not in known:
-            yield f"onnxruntime does not know {field} '{asked}'; it knows {', '.join(known)}"
 
 
 def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:

@@ -24,8 +24,8 @@ class PyTorchBackend:
     =====================  ==================================================================
     native                 how
     =====================  ==================================================================
-    weight_only w2 … w8    integers in torchao's tensors, two to a byte where ATen's 4-bit
-                           kernel takes the layer; computes in float
+    weight_only w2 … w8    integers in torchao's tensors; w4 and less of Linear layers stored
+                           two to a byte; computes in float
     dynamic w2a8 … w8a8    torchao's ``Int8Tensor``: Linear layers, in ``torch._int_mm``
     static w2a8 … w8a8     PT2E with ``X86InductorQuantizer``, lowered to oneDNN int8 kernels
     fp16, bf16             the module in that dtype, float32 in and out
@@ -120,8 +120,7 @@ class PyTorchBackend:
 
         Raises:
             CellError: the artifact is damaged, or holds what would run code when read.
-            UnsupportedError: its weights are packed for a CPU of another kind, it was made for
-                another device, or this process sees no GPU.
+            UnsupportedError: it was made for another device, or this process sees no GPU.
             OutOfMemoryError: the GPU's memory does not do.
         """
         import torch

@@ -5,7 +5,7 @@ plain values and is read with ``weights_only=True``: opening it runs nothing.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from qb_cluster.contracts import Artifact, ArtifactFacts, Executable
 from qb_cluster.errors import CellError, OutOfMemoryError, UnsupportedError
-from qb_pytorch import cuda, fake_quantization, layers, modules
+from qb_pytorch import cuda, fake_quantization, layers, modules, nibbles
 from qb_pytorch.spelled_out import spell_out
 from qb_pytorch.third_party import quiet
 
@@ -34,7 +34,8 @@ class Content:
         outputs: how they round their outputs.
         is_spelled_out: whether the state is that of the model as ``spelled_out`` writes it.
         dtype: of a 16-bit model, ``float16`` or ``bfloat16``.
-        packed_for: the instruction set that packed weights are laid out for.
+        pairs: by parameter, integers of 4 bits that its tensor in the state lacks, see
+            ``nibbles``.
         example: dtype and shape of one example of each input; baselines only.
         macs: total, and by layer; baselines only. See ``layers.Macs``.
         weighted_macs: of the products with weights; ``None`` in files from before they were
@@ -46,7 +47,7 @@ class Content:
     outputs: dict[str, Any] = field(default_factory=dict)
     is_spelled_out: bool = False
     dtype: str | None = None
-    packed_for: str | None = None
+    pairs: dict[str, torch.Tensor] = field(default_factory=dict)
     example: dict[str, tuple[str, list[int]]] = field(default_factory=dict)
     macs: tuple[int, dict[str, int]] | None = None
     weighted_macs: int | None = None
@@ -77,6 +78,8 @@ def store(
     content: Content,
     artifact_format: str = FORMAT,
     notes: tuple[str, ...] = (),
+    *,
+    halved: Iterable[str] = (),
 ) -> Artifact:
     """Store a module's state and state what the stored bytes hold.
 
@@ -88,10 +91,15 @@ def store(
         content: what else goes into the file.
         artifact_format: ``TORCHAO_FORMAT`` where torchao must be imported before reading.
         notes: surprises about the arithmetic.
+        halved: names of torchao's tensors that are stored two integers to a byte.
     """
-    data = _dump(module, content)
-    state = _load(data)["state"]
-    stored = {name: _parts(state[name]) for name, _ in module.named_parameters()}
+    data = _dump(module, content, halved)
+    held = _load(data)
+    state, pairs = held["state"], held["pairs"]
+    stored = {
+        name: _parts(state[name]) if name not in pairs else nibbles.parts(state[name], pairs[name])
+        for name, _ in module.named_parameters()
+    }
     facts = ArtifactFacts(
         parameters=parameters,
         parameter_bytes=sum(part.nbytes for parts in stored.values() for part in parts),
@@ -157,24 +165,17 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
 
     Raises:
         CellError: the file is damaged or foreign, or holds another model's state.
-        UnsupportedError: it was made for another device, or its weights are packed for a CPU of
-            another kind.
+        UnsupportedError: it was made for another device.
         OutOfMemoryError: the device's memory does not do.
     """
     if artifact.format == TORCHAO_FORMAT:
         with quiet():
-            import torchao.prototype.quantization.int4  # noqa: F401 tensors the reader then knows
+            import torchao.quantization  # noqa: F401 tensors the reader then knows
     content = _load(artifact.data, device)
     if content["device"] != device:
         raise UnsupportedError(
             f"the artifact was made for torch's device {content['device']} and is opened on "
             f"{device}; quantize on a machine of the kind that runs it"
-        )
-    packed_for, here = content["packed_for"], torch.backends.cpu.get_cpu_capability()
-    if packed_for not in {None, here}:
-        raise UnsupportedError(
-            f"the artifact's 4-bit weights are packed for {packed_for} and this CPU has {here}; "
-            "quantize on a machine of the kind that runs it"
         )
     if content["is_spelled_out"]:
         module = spell_out(module, recurrent=artifact.format != TORCHAO_FORMAT)
@@ -182,7 +183,8 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
     if dtype is not None:
         module.to(dtype)  # buffers that no state holds too
     try:
-        module.load_state_dict(content["state"], assign=True)
+        state = nibbles.whole(content["state"], content["pairs"])
+        module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CellError(
             f"the artifact does not fit the model ({str(error).strip()}); does the model callable "
@@ -205,9 +207,10 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _dump(module: torch.nn.Module, content: Content) -> bytes:
+def _dump(module: torch.nn.Module, content: Content, halved: Iterable[str] = ()) -> bytes:
+    state, pairs = nibbles.halve(module.state_dict(), halved)
     file = io.BytesIO()
-    torch.save({"state": dict(module.state_dict()), **asdict(content)}, file)
+    torch.save({"state": state, **asdict(content), "pairs": pairs}, file)
     return file.getvalue()
 
 

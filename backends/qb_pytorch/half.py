@@ -7,6 +7,7 @@ precision, whose convolutions have no kernel there.
 
 import torch
 
+from qb_cluster.causes import cause
 from qb_cluster.contracts import Artifact, Quantization
 from qb_cluster.errors import UnsupportedError
 from qb_pytorch import checkpoint, cuda, layers, modules
@@ -42,9 +43,9 @@ def quantize(
             modules.call(module, {key: tensor.to(device) for key, tensor in example.items()})
     except RuntimeError as error:
         raise UnsupportedError(
-            f"the model does not run in {name} ({str(error).strip().partition(chr(10))[0]}); make "
-            "its forward follow its inputs' dtype, or write execution: simulated"
-        ) from None
+            f"the model does not run in {name} ({cause(error)}); make its forward follow its "
+            "inputs' dtype, or write execution: simulated"
+        ) from error
     module.cpu()
     done = {name for name, parameter in module.named_parameters() if parameter.dtype == dtype}
     content = checkpoint.Content(dtype=name, device=device)

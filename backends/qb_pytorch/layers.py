@@ -3,7 +3,6 @@
 from collections.abc import Container, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, Final
 
 import torch
@@ -11,12 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from qb_cluster.contracts import Artifact, Bits, Quantization
 from qb_cluster.contracts.coverage import Coverage, LayerKind, Scope, coverage
-from qb_cluster.errors import PlugInError
+from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_pytorch import modules
 from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection, spell_out
 from qb_pytorch.weighted_macs import WeightedFlops
 
-NAMED_IN_ERRORS = 6
 _KINDS: Final[tuple[tuple[tuple[type[torch.nn.Module], ...], LayerKind], ...]] = (
     ((AttentionProjection,), "attention"),
     ((RecurrentProjection,), "recurrent"),
@@ -106,15 +104,7 @@ def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[
         PlugInError: a pattern of the scheme's ``layers`` matches no layer.
     """
     found = quantizable(module)
-    names = list(found)
-    known = ", ".join(names[:NAMED_IN_ERRORS]) + (", …" if len(names) > NAMED_IN_ERRORS else "")
-    for pattern, _ in quantization.scheme.layers:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise PlugInError(
-                f"scheme '{quantization.scheme.name}': the pattern '{pattern}' under layers "
-                f"matches none of the {len(names)} layers that can be quantized ({known}); "
-                "write their names, * stands for any text"
-            )
+    check_layer_patterns(quantization.scheme, found)
     asked = {
         name: quantization.layer_bits(name)
         for name, layer in found.items()

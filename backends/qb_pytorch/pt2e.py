@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from qb_cluster.causes import refusals
 from qb_cluster.contracts import (
     Arrays,
     Artifact,
@@ -22,13 +23,14 @@ from qb_cluster.contracts import (
     Quantization,
     Scheme,
 )
-from qb_cluster.errors import CellError, UnsupportedError
+from qb_cluster.errors import UnsupportedError
 from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
 from qb_pytorch.spelled_out import spell_out
 from qb_pytorch.support import scope_of
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
+_ADVICE = "write execution: simulated, or make the model's forward traceable by torch.export"
 
 
 class _Positional(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
@@ -78,24 +80,15 @@ def quantize(
         macs = layers.count_macs(module, checkpoint.example(baseline))
     bits = layers.bits_of_layers(module, quantization)
     _spell_out_padding(module)
-    try:
-        with quiet(), torch.no_grad():
-            from torchao.utils import should_reduce_range
+    what = "PT2E cannot trace or quantize this model for batches of any size"
+    with refusals(what, _ADVICE), quiet(), torch.no_grad():
+        from torchao.utils import should_reduce_range
 
-            activation_bits = 7 if should_reduce_range(torch.device("cpu")) else 8
-            quantizer = _quantizer(module, quantization, bits, activation_bits)
-            data = _convert(module, modules.tensors(examples), quantizer)
-            notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
-            facts = _facts(module, data, quantization, macs, notes)
-    except CellError:
-        raise
-    except Exception as error:
-        story = str(error).strip().partition("\n")[0]
-        raise UnsupportedError(
-            f"PT2E cannot trace or quantize this model for batches of any size "
-            f"({type(error).__name__}: {story}); write execution: simulated, or make the model's "
-            "forward traceable by torch.export"
-        ) from error
+        activation_bits = 7 if should_reduce_range(torch.device("cpu")) else 8
+        quantizer = _quantizer(module, quantization, bits, activation_bits)
+        data = _convert(module, modules.tensors(examples), quantizer)
+        notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
+        facts = _facts(module, data, quantization, macs, notes)
     return Artifact(data, FORMAT, facts)
 
 

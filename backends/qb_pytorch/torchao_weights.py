@@ -4,14 +4,16 @@ The integers and scales are those of the reference arithmetic, so that a native 
 simulation differ by what the kernels do, and by nothing else. What holds them:
 
 ==================================  =========================================================
-``Int4OpaqueTensor`` (prototype)    linear layers, 4 bits or fewer: two weights to a byte
-``Int4TilePackedTo4dTensor``        the same on a GPU, see ``tinygemm``
+``Int4TilePackedTo4dTensor``        linear layers of 4 bits or fewer on a GPU, see ``tinygemm``
 ``Int8Tensor``                      linear layers: a byte a weight; alone computes in integers,
                                     with dynamic activations
 ``IntxUnpackedToInt8Tensor``        2-d convolutions, embeddings, and affine weights of linear
                                     layers: a byte a weight
 ``Float8Tensor``                    linear layers in fp8
 ==================================  =========================================================
+
+On a CPU linear layers of 4 bits or fewer beside float activations are stored two weights to a byte,
+see ``nibbles``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,16 +25,11 @@ import torch
 from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
 from qb_cluster.errors import NonFiniteError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
-from qb_pytorch import checkpoint, cuda, layers, modules, tinygemm
+from qb_pytorch import checkpoint, cuda, layers, modules, nibbles, tinygemm
 from qb_pytorch.spelled_out import spell_out
 from qb_pytorch.support import scope_of
 from qb_pytorch.third_party import quiet
 
-INT4_GROUPS: Final = (256, 128, 64, 32)
-"""Inputs to a scale that ATen's 4-bit kernel knows."""
-INT4_ROWS: Final = 16
-"""Its outputs come in multiples of this."""
-INT4_BITS: Final = 4
 BYTE: Final = 8
 INT8_MULTIPLE: Final = 8
 """cuBLAS multiplies int8 matrices whose inputs and outputs come in multiples of this."""
@@ -83,12 +80,12 @@ def quantize(
         asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
         notes.append(f"weights of {_listed(asked)} bits are stored in {_listed(kept)} bits each")
     quantized = set(layers.weights(module, held))
-    packed = INT4_BITS in held.values() and device == cuda.CPU
-    content = checkpoint.Content(
-        packed_for=torch.backends.cpu.get_cpu_capability() if packed else None,
-        device=device,
-        is_spelled_out=has_attention and device == cuda.CPU,
-    )
+    content = checkpoint.Content(device=device, is_spelled_out=has_attention and device == cuda.CPU)
+    halved = [
+        f"{name}.weight".removeprefix(".")
+        for name, width in held.items()
+        if width == nibbles.BITS and device == cuda.CPU
+    ]
     share = 0.0
     layer_share: float | None = 0.0
     if scheme.activations == "dynamic":
@@ -102,7 +99,13 @@ def quantize(
                 f"takes {fewest} rows or more on a GPU"
             )
     artifact = checkpoint.store(
-        module, parameters, quantized, content, checkpoint.TORCHAO_FORMAT, tuple(notes)
+        module,
+        parameters,
+        quantized,
+        content,
+        checkpoint.TORCHAO_FORMAT,
+        tuple(notes),
+        halved=halved,
     )
     fallback_ops = layers.float_ops(module, quantization, held)
     covered = layers.coverage_of(module, quantization, quantized)
@@ -127,7 +130,7 @@ def _integer_macs(
 def _replace_weights(
     module: torch.nn.Module, scheme: Scheme, bits: Mapping[str, Bits], device: str
 ) -> dict[str, int]:
-    """Replace the weights that torchao can hold; give the bits that one of each layer takes."""
+    """Replace the weights that torchao can hold; give the bits each is stored in, by layer."""
     kinds: tuple[type[torch.nn.Module], ...] = (torch.nn.Module,)
     if scheme.number != "integer":
         kinds = (torch.nn.Linear,)
@@ -157,7 +160,7 @@ def _replace_weights(
 def _packed(
     owners: list[torch.nn.Module], scheme: Scheme, bits: Bits, name: str, device: str
 ) -> tuple[torch.Tensor, int] | None:
-    """Give the quantized weight and the bits each takes; ``None`` where torchao has no tensor."""
+    """Give the quantized weight and its bits when stored; ``None`` where torchao has no tensor."""
     weight = owners[0].weight.detach()
     if scheme.number != "integer":
         return _float8(weight, scheme, name), BYTE
@@ -168,13 +171,17 @@ def _packed(
         return None  # torchao would multiply it on the CPU, in the middle of everything
     integers = quantize_weights(weight.to(torch.float32).numpy(), scheme, bits, name=name)
     is_linear = all(isinstance(owner, torch.nn.Linear) for owner in owners)
-    if is_linear and scheme.activations == "none" and bits.weight <= INT4_BITS:
-        packed = _nibbles(integers, scheme, block, weight.dtype, device)
-        if packed is not None:
-            return packed, INT4_BITS
+    is_narrow = is_linear and scheme.activations == "none" and bits.weight <= nibbles.BITS
+    width = BYTE
+    if is_narrow and device == cuda.CPU and weight.shape[-1] % 2 == 0:
+        width = nibbles.BITS
+    if is_narrow and device != cuda.CPU:
+        group = tinygemm.group(weight.shape, block)
+        if group is not None:
+            return tinygemm.pack(integers, group), tinygemm.BITS
     if is_linear and scheme.symmetric:
-        return _int8(integers, scheme, block, weight.dtype, device), BYTE
-    return _intx(integers, scheme, bits.weight, block, weight.dtype), BYTE
+        return _int8(integers, scheme, block, weight.dtype, device), width
+    return _intx(integers, scheme, bits.weight, block, weight.dtype), width
 
 
 def _is_odd(shape: torch.Size) -> bool:
@@ -198,29 +205,6 @@ def _block(shape: torch.Size, scheme: Scheme) -> tuple[int, ...] | None:
     group = scheme.group_size or 0
     whole = len(shape) == 2 and shape[1] % group == 0
     return (1, group) if whole else None
-
-
-def _int4_group(shape: torch.Size, block: tuple[int, ...]) -> int | None:
-    """Give the largest group of the 4-bit kernel that fits into the scheme's own."""
-    if shape[0] % INT4_ROWS:
-        return None
-    return next((group for group in INT4_GROUPS if block[1] % group == 0), None)
-
-
-def _nibbles(
-    integers: IntegerWeights,
-    scheme: Scheme,
-    block: tuple[int, ...],
-    dtype: torch.dtype,
-    device: str,
-) -> torch.Tensor | None:
-    """Hold weights of a linear layer in four bits each; ``None`` where the kernel does not."""
-    shape = torch.Size(integers.integers.shape)
-    if device == cuda.CPU:
-        group = _int4_group(shape, block)
-        return None if group is None else _int4(integers, scheme, group, dtype)
-    group = tinygemm.group(shape, block)
-    return None if group is None else tinygemm.pack(integers, group)
 
 
 def _per_block(values: np.ndarray[Any, Any], shape: torch.Size, block: tuple[int, ...]) -> Any:
@@ -285,32 +269,6 @@ def _intx(
         block,
         dtype,
         None,
-    )
-
-
-def _int4(integers: IntegerWeights, scheme: Scheme, group: int, dtype: torch.dtype) -> torch.Tensor:
-    """Hold weights of a linear layer in four bits each, for ATen's kernel on the CPU.
-
-    The kernel takes q in 0 … 15 and computes (q - 8)·scale + zero in float; see
-    ``aten::_weight_int4pack_mm_for_cpu``.
-    """
-    from torchao.prototype.quantization.int4.int4_opaque_tensor import Int4OpaqueTensor
-
-    middle = 2 ** (INT4_BITS - 1)
-    offset = middle if scheme.symmetric else 0
-    shape, block = torch.Size(integers.integers.shape), (1, group)
-    scale = _per_block(integers.scale, shape, block)
-    zero_point = _per_block(integers.zero_point, shape, block) + offset
-    return Int4OpaqueTensor(
-        qdata=torch.ops.aten._convert_weight_to_int4pack_for_cpu(  # noqa: SLF001 no other way in
-            torch.from_numpy(integers.integers + np.int32(offset)), 1
-        ),
-        scale_and_zero=torch.stack([scale, (middle - zero_point) * scale], dim=-1)
-        .transpose(0, 1)
-        .contiguous()
-        .to(dtype),
-        block_size=list(block),
-        shape=shape,
     )
 
 

@@ -1,18 +1,25 @@
 """Keras models and SavedModels → quantized ``.tflite`` by TFLiteConverter."""
 
 import contextlib
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from qb_cluster.causes import cause, shortened
 from qb_cluster.contracts import Arrays, Artifact, Quantization
 from qb_cluster.errors import DataError, NonFiniteError, UnsupportedError
 from qb_litert.quiet import quiet
 from qb_tensorflow import keras_file, saved_model
 from qb_tensorflow.feeding import feed
 from qb_tensorflow.framework import tensorflow
+
+_PLACE: Final = re.compile(r"loc\(.*?\): ")
+"""Where in the graph it was, through all functions that it was called from."""
+_CONSEQUENCES: Final = ("failed while converting", "failed to legalize", "Lowering tensor list")
+"""What the converter reports as errors once another has stopped it."""
 
 
 def quantize(baseline: Artifact, quantization: Quantization, calibration: Arrays | None) -> bytes:
@@ -55,7 +62,8 @@ def quantize(baseline: Artifact, quantization: Quantization, calibration: Arrays
                 data = bytes(converter.convert())
         except Exception as error:  # the converter raises what it likes
             raise UnsupportedError(
-                f"TFLiteConverter cannot do {scheme.name} {bits} to this model: {_short(error)}"
+                f"TFLiteConverter cannot do {scheme.name} {bits} to this model ({_cause(error)}); "
+                "use other operations, or leave tensorflow out of the backends of this model"
             ) from error
     _refuse_garbage(data)
     return data
@@ -135,7 +143,12 @@ def _refuse_garbage(data: bytes) -> None:
                 )
 
 
-def _short(error: Exception) -> str:
-    """Give the first line that says something: the converter adds pages of its own code."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def _cause(error: Exception) -> str:
+    """Give what stopped the converter, in one line, out of pages of places, notes and code."""
+    # An error may follow another text without a break.
+    errors = re.findall(r"<unknown>:0: error: (.*)", str(error))
+    said = [_PLACE.sub("", line).strip() for line in errors]
+    causes = [line for line in dict.fromkeys(said) if line and not line.startswith(_CONSEQUENCES)]
+    if not causes:
+        return cause(error)
+    return f"{type(error).__name__}: {shortened('; '.join(causes))}"

@@ -8,6 +8,7 @@ from typing import Any, Final
 from qb_cluster.contracts import Arrays, Artifact, Bits, Calibration, NumberFormat, Quantization
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
+from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_tensorflow import fake_quantization, keras_file
 from qb_tensorflow.layers import KINDS, Weights, named_layers, round_weights
@@ -30,13 +31,15 @@ def quantize(
 
     Raises:
         NonFiniteError: weights, or activations of calibration examples, are NaN or infinite.
-        PlugInError: the scheme's own weight quantizer returns something else than weights.
+        PlugInError: the scheme's own weight quantizer returns something else than weights, or
+            a pattern of its ``layers`` matches no layer.
         UnsupportedError: the model is a SavedModel, or has no layer that is quantized.
     """
     if baseline.format != keras_file.FORMAT:
         raise UnsupportedError(GRAPH_ALONE)
     model = keras_file.load(baseline.data)
     layers = named_layers(model)
+    check_layer_patterns(quantization.scheme, layers)
     asked = {name: quantization.layer_bits(name) for name in layers}
     bits = {name: width for name, width in asked.items() if width is not None}
     if not bits:

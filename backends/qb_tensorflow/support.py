@@ -5,7 +5,15 @@ from typing import Final
 
 from qb_cluster.contracts import Activations, Bits, Quantization, Scheme, Support
 from qb_cluster.contracts.coverage import LAYER_KINDS, Scope
+from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
+KNOWN: Final[Vocabulary] = {
+    "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "activations": ("none", "dynamic", "static"),
+    "granularity": ("per_tensor", "per_channel", "per_group"),
+    "weight_range": ("minmax", "mse", "signed_max"),
+}
+"""What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 _SIXTEEN: Final = 16
 NATIVE: Final[dict[tuple[Activations, Bits], str]] = {
     ("dynamic", Bits(8, 8)): "weight tensors of fewer than 1,024 elements stay float",
@@ -24,6 +32,8 @@ GRAPH_ALONE: Final = (
 def support(quantization: Quantization) -> Support:
     """Tell whether a quantization can be done, why not, or with what caveat."""
     scheme = quantization.scheme
+    if unknown := unknown_words(scheme, KNOWN, "tensorflow"):
+        return Support(supported=False, reason=unknown)
     if scheme.weights != LAYER_KINDS:
         return Support(supported=False, reason="this backend quantizes all kinds of layers alike")
     if quantization.execution == "simulated":

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+from qb_cluster.causes import cause
 from qb_cluster.contracts import (
     Arrays,
     Artifact,
@@ -52,8 +53,8 @@ class TFLiteBackend:
                 by position, any others by keyword.
 
         Raises:
-            PlugInError: the model is neither, or its file is damaged.
-            UnsupportedError: the file is quantized already.
+            PlugInError: the model is neither, fails on the example, or its file is damaged.
+            UnsupportedError: it cannot be converted, or the file is quantized already.
             NonFiniteError: the module's weights are NaN or infinite.
         """
         from qb_litert.facts import float_facts
@@ -122,4 +123,7 @@ class TFLiteBackend:
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except RuntimeError as error:
-            raise UnsupportedError(f"the TFLite runtime cannot run this file: {error}") from error
+            raise UnsupportedError(
+                f"the TFLite runtime cannot run this file ({cause(error)}); use another scheme, or "
+                "leave tflite out of the backends of this model"
+            ) from error

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qb_cluster.catalog.model import model_kind
+from qb_cluster.causes import cause
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import NonFiniteError, PlugInError, UnsupportedError
 from qb_litert.graph import read_model, stored_type
@@ -20,8 +21,8 @@ def convert(model: Any, example: Arrays) -> bytes:
         example: named arrays of shape ``(1, …)``; integers of 64 bits are fed as 32 later.
 
     Raises:
-        PlugInError: the model is neither, or the file cannot be read or run.
-        UnsupportedError: the file is quantized already.
+        PlugInError: the model is neither, fails on the example, or the file cannot be read or run.
+        UnsupportedError: litert-torch cannot convert the module, or the file is quantized already.
         NonFiniteError: the module's weights are NaN or infinite.
     """
     match model_kind(model):
@@ -42,6 +43,8 @@ def _convert_module(model: Any, example: Arrays) -> bytes:
     The module's weights and its mode stay as they are.
 
     Raises:
+        PlugInError: the module fails on the example.
+        UnsupportedError: litert-torch cannot convert it.
         NonFiniteError: weights are NaN or infinite. litert-torch would write the largest float32
             for infinity, and the file would be another model.
     """
@@ -56,14 +59,39 @@ def _convert_module(model: Any, example: Arrays) -> bytes:
     if any(module.training for module in model.modules()):
         model = copy.deepcopy(model).eval()
     tensors = {name: torch.tensor(array) for name, array in example.items()}
-    with quiet():
-        import litert_torch
+    by_position = tensors.keys() == {"input"}
+    args = tuple(tensors.values()) if by_position else ()
+    kwargs = {} if by_position else tensors
+    try:
+        with quiet():
+            import litert_torch
 
-        if tensors.keys() == {"input"}:
-            converted = litert_torch.convert(model, (tensors["input"],))
-        else:
-            converted = litert_torch.convert(model, sample_kwargs=tensors)
-        return bytes(converted.model_content())
+            converted = litert_torch.convert(model, args, sample_kwargs=kwargs or None)
+            return bytes(converted.model_content())
+    except Exception as error:  # the converter raises what it likes
+        _check_model(model, args, kwargs)
+        raise UnsupportedError(
+            f"litert-torch cannot convert this model ({cause(error)}); make its forward traceable "
+            "by torch.export, or leave tflite out of the backends of this model"
+        ) from error
+
+
+def _check_model(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Tell a model that fails by itself from one that cannot be converted.
+
+    Raises:
+        PlugInError: it fails on the example.
+    """
+    import torch
+
+    try:
+        with quiet(), torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:  # whatever a model of the user's raises
+        raise PlugInError(
+            f"the model fails on an example of the dataset ({cause(error)}); see that its forward "
+            "takes inputs of these shapes, the batch first"
+        ) from error
 
 
 def _read_file(path: Path, example: Arrays) -> bytes:

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable
-from fnmatch import fnmatchcase
 from typing import Any
 
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Bits, Quantization
-from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_litert.graph import Operation
 
 Names = tuple[str, ...]
@@ -33,7 +33,9 @@ def layer_bits(
     """
     naming = _torch_naming(model) if model_kind(model) == "torch" else _tensor_naming
     names = {operation.weights: naming(operation) for operation in operations}
-    _check_patterns(quantization, operations, names)
+    known = sorted({name for candidates in names.values() for name in candidates})
+    lost = [operation.kind for operation in operations if not names[operation.weights]]
+    check_layer_patterns(quantization.scheme, known, lost)
     bits = {}
     for weights, candidates in names.items():
         choices = {quantization.layer_bits(name) for name in candidates} or {quantization.bits}
@@ -44,20 +46,6 @@ def layer_bits(
             )
         bits[weights] = choices.pop()
     return bits
-
-
-def _check_patterns(
-    quantization: Quantization, operations: list[Operation], names: dict[str, Names]
-) -> None:
-    known = sorted({name for candidates in names.values() for name in candidates})
-    for pattern, _ in quantization.scheme.layers:
-        if not any(fnmatchcase(name, pattern) for name in known):
-            nameless = sorted({op.kind for op in operations if not names[op.weights]})
-            lost = f"; {', '.join(nameless)} lost their names in conversion" if nameless else ""
-            raise PlugInError(
-                f"layers: '{pattern}' matches no layer with weights; there are "
-                f"{', '.join(name or '(the model itself)' for name in known) or 'none'}{lost}"
-            )
 
 
 def _tensor_naming(operation: Operation) -> Names:

@@ -7,11 +7,20 @@ from typing import Any, Final
 
 import numpy as np
 
+from qb_cluster.causes import cause
 from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantization
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
-from qb_litert.graph import LAYER_KINDS, Operation, operations, read_model, with_signature
+from qb_litert.graph import (
+    LAYER_KINDS,
+    Operation,
+    operations,
+    read_model,
+    with_signature,
+    written,
+)
 from qb_litert.quiet import quiet
+from qb_tflite.biases import flatten_biases
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
 from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS, scope_of
@@ -69,6 +78,8 @@ def quantize(
         from ai_edge_quantizer import Quantizer
 
         graph = read_model(data)
+        if flatten_biases(graph):
+            data = written(graph)
         weighted = [operation for operation in operations(graph) if operation.weights]
         bits: dict[str, Bits | None] = dict.fromkeys(
             (op.weights for op in weighted), quantization.bits
@@ -91,9 +102,11 @@ def quantize(
             _leave_out_what_is_broken(quantizer, quantization)
         try:
             result = quantizer.quantize(ranges, enable_progress_report=False)
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # the quantizer raises what it likes
             raise UnsupportedError(
-                f"ai-edge-quantizer cannot quantize this model to {quantization.bits}: {error}"
+                f"ai-edge-quantizer cannot quantize this model to {quantization.bits} "
+                f"({cause(error)}); use another scheme, or leave tflite out of the backends of "
+                "this model"
             ) from error
     kept = frozenset(name for name, layer in bits.items() if layer is None)
     return Quantized(bytes(result.quantized_model), kept)

@@ -5,7 +5,15 @@ from typing import Final
 
 from qb_cluster.contracts import FLOAT, Activations, Bits, Quantization, Scheme, Support
 from qb_cluster.contracts.coverage import Scope
+from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
+KNOWN: Final[Vocabulary] = {
+    "number": ("integer", "fp16", "bf16", "fp8_e4m3", "fp8_e5m2"),
+    "activations": ("none", "dynamic", "static"),
+    "granularity": ("per_tensor", "per_channel", "per_group"),
+    "weight_range": ("minmax", "mse", "signed_max"),
+}
+"""What this backend has heard of, by field of a scheme: anything else it would do wrongly."""
 _QUARTER_BYTE: Final = 2
 _HALF_BYTE: Final = 4
 _BYTE: Final = 8
@@ -35,6 +43,8 @@ def native_support(quantization: Quantization, *, allow_known_broken: bool = Fal
         quantization: what is asked for.
         allow_known_broken: say yes, with a caveat, to what is known to return garbage.
     """
+    if unknown := unknown_words(quantization.scheme, KNOWN, "tflite"):
+        return Support(supported=False, reason=unknown)
     if reason := next(_obstacles(quantization, allow_known_broken), None):
         return Support(supported=False, reason=reason)
     reason = "; ".join(_caveats(quantization, allow_known_broken))

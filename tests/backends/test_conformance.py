@@ -1,5 +1,6 @@
 """What every backend promises, checked on every backend, with the same trained models."""
 
+import dataclasses
 import functools
 import itertools
 import pickle
@@ -8,11 +9,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.dataset import load_dataset
-from qb_cluster.contracts import Bits, Calibration, Quantization, Ref
-from qb_cluster.errors import CellError, PlugInError
+from qb_cluster.contracts import Bits, Calibration, Quantization, Ref, Scheme
+from qb_cluster.errors import CellError, PlugInError, UnsupportedError
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.evaluation.inference import run
 
@@ -157,6 +159,83 @@ def test_a_file_that_is_no_model_is_an_error_of_its_cell(tmp_path, ending):
         for name in takers:
             with pytest.raises(CellError, match=f"model.{ending}"):
                 backend(name).convert(lambda path=path: path, example)
+
+
+WITH_LAYERS = {
+    ("pytorch", "native"),
+    ("pytorch", "simulated"),
+    ("tflite", "native"),
+    ("onnxruntime", "native"),
+    ("tensorflow", "simulated"),
+}
+"""Where a scheme may give layers bits of their own; elsewhere it is refused before."""
+
+
+@pytest.mark.parametrize("execution", ["native", "simulated"])
+@pytest.mark.parametrize(("activations", "bits"), [("none", "w8"), ("static", "w8a8")])
+@pytest.mark.parametrize(("name", "model_name"), SMALL)
+def test_a_pattern_that_matches_nothing_is_the_same_error_everywhere(
+    name, model_name, activations, bits, execution
+):
+    scheme = Scheme("mine", activations, layers=(("haed*", bits),))
+    asked = Calibration() if activations == "static" else None
+    quantization = Quantization(scheme, Bits.parse(bits), execution, asked)
+    told = backend(name).support(quantization)
+    assert told.supported == ((name, execution) in WITH_LAYERS), told.reason
+    if not told.supported:
+        assert told.reason
+        return
+    calibration = None if asked is None else digits().calibration_sample(asked)
+    text = (
+        r"^scheme 'mine': the pattern 'haed\*' under layers matches none of the 3 layers that can "
+        r"be quantized \(.+, .+, .+\); write their names, \* stands for any text$"
+    )
+    with pytest.raises(PlugInError, match=text):
+        backend(name).quantize(
+            lambda: model(model_name), baseline(name, model_name), quantization, calibration
+        )
+
+
+@pytest.mark.parametrize("execution", ["native", "simulated"])
+@pytest.mark.parametrize("field", ["number", "activations", "granularity", "weight_range"])
+@pytest.mark.parametrize("name", [*TORCH_BACKENDS, "tensorflow"])
+def test_a_scheme_in_words_that_a_backend_does_not_know_is_refused(name, field, execution):
+    for base in (Scheme("any"), Scheme("any", "dynamic"), Scheme("any", "static")):
+        scheme = dataclasses.replace(base)
+        object.__setattr__(scheme, field, "int3_block_magic")
+        for bits in (Bits(8), Bits(8, 8)):
+            told = backend(name).support(Quantization(scheme, bits, execution))
+            assert not told.supported
+            assert told.reason.startswith(f"{name} does not know {field} 'int3_block_magic'; it ")
+
+
+class DependsOnValues(torch.nn.Module):
+    """Runs, and no exporter can follow it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 4)
+
+    def forward(self, input):  # noqa: A002 - the contract's name
+        if bool(input.sum() > 0):
+            return self.layer(input.flatten(1))
+        return -self.layer(input.flatten(1))
+
+
+@pytest.mark.parametrize("name", TORCH_BACKENDS)
+def test_a_model_that_cannot_be_exported_is_unsupported_in_one_line_with_the_cause(name):
+    static = Quantization(Scheme("static", "static"), Bits(8, 8), "native", Calibration())
+    net = DependsOnValues().eval()
+    inputs = {"input": digits().inputs["input"][:4]}
+
+    def make():
+        artifact = backend(name).convert(lambda: net, {"input": inputs["input"][:1]})
+        return backend(name).quantize(lambda: net, artifact, static, inputs)
+
+    with pytest.raises(UnsupportedError, match=r"\(?\w+: .*data-dependent") as raised:
+        make()
+    assert "\n" not in str(raised.value)
+    assert raised.value.__cause__ is not None
 
 
 OPEN_ELSEWHERE = """

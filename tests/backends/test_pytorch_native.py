@@ -13,7 +13,7 @@ from qb_cluster.contracts import Artifact, Bits, Calibration, Quantization, Sche
 from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_onnxruntime.runtime import int8_products_saturate
-from qb_pytorch import PyTorchBackend, layers
+from qb_pytorch import PyTorchBackend, layers, nibbles
 
 pytestmark = pytest.mark.frameworks
 
@@ -97,43 +97,76 @@ def test_weight_only_kernels_compute_what_the_reference_arithmetic_says(net, inp
 
 
 def stored(artifact):
-    import torchao.prototype.quantization.int4  # noqa: F401 makes its tensors readable
+    import torchao.quantization  # noqa: F401 makes its tensors readable
 
     return torch.load(io.BytesIO(artifact.data), weights_only=True)
 
 
-def test_four_bit_weights_take_four_bits_where_the_kernel_has_them(net, inputs):
+def test_four_bit_weights_of_linear_layers_are_stored_two_to_a_byte(net, inputs):
     artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
-    state = stored(artifact)["state"]
-    names = {name: type(state[f"{name}.weight"]).__name__ for name, _ in net.named_children()}
-    assert names == {
-        "conv": "IntxUnpackedToInt8Tensor",
-        "embed": "IntxUnpackedToInt8Tensor",
-        "wide": "Int8Tensor",  # 16 inputs, and the kernel's groups have 32 and more
-        "mix": "Int4OpaqueTensor",
-        "head": "Int8Tensor",  # 5 outputs, and the kernel's come by 16
+    content = stored(artifact)
+    pairs = {name: pair.shape for name, pair in content["pairs"].items()}
+    assert pairs == {
+        "wide.weight": (128, 8),
+        "mix.weight": (32, 64),
+        "head.weight": (5, 16),
     }
-    packed = state["mix.weight"]
-    assert packed.qdata.nbytes == 128 * 32 // 2
+    for name in pairs:  # the tensor around them holds one zero in place of all
+        assert content["state"][name].qdata.untyped_storage().nbytes() == 1
     assert artifact.facts.notes == ("weights of 4 bits are stored in 8 bits each",)
 
 
-def test_a_net_of_layers_that_the_kernel_takes_has_little_more_than_four_bits_a_weight():
+def test_a_net_of_linear_layers_has_little_more_than_four_bits_a_weight_and_so_has_its_file():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(512, 256, bias=False), nn.Linear(256, 256, bias=False)).eval()
     inputs = {"input": np.random.default_rng(0).normal(size=(8, 512)).astype(np.float32)}
-    facts = quantize(net, inputs, Scheme("weight_only"), "w4").facts
-    assert facts.bits_per_weight == pytest.approx(4 + 64 / 256)  # a scale and a zero to a group
-    assert facts.notes == ()
-
-
-def test_weights_packed_for_another_cpu_are_refused(net, inputs):
     artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
-    content = stored(artifact) | {"packed_for": "Z80"}
-    file = io.BytesIO()
-    torch.save(content, file)
-    with pytest.raises(UnsupportedError, match="packed for Z80 and this CPU has"):
-        BACKEND.open(Artifact(file.getvalue(), artifact.format, artifact.facts), lambda: net, 1)
+    weights, scales = 512 * 256 + 256 * 256, 256 + 256
+    assert artifact.facts.bits_per_weight == pytest.approx(4 + 32 * scales / weights)
+    assert artifact.facts.notes == ()
+    assert weights / 2 < len(artifact.data) < weights / 2 + 4 * scales + 8_000
+
+
+def test_an_odd_number_of_inputs_takes_bytes():
+    net = nn.Linear(7, 4).eval()
+    inputs = {"input": np.ones((2, 7), np.float32)}
+    artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
+    assert stored(artifact)["pairs"] == {}
+    assert artifact.facts.notes == ("weights of 4 bits are stored in 8 bits each",)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(64, 64, bias=False)
+        self.two = nn.Linear(64, 64, bias=False)
+        self.two.weight = self.one.weight
+
+    def forward(self, input):  # noqa: A002 - the contract's name
+        return self.two(torch.relu(self.one(input)))
+
+
+def test_tied_four_bit_weights_are_stored_once_and_compute_as_the_simulation_does():
+    torch.manual_seed(0)
+    net = Tied().eval()
+    inputs = {"input": np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32)}
+    artifact = quantize(net, inputs, Scheme("weight_only"), "w4")
+    pairs = stored(artifact)["pairs"]
+    assert {name: pair.nbytes for name, pair in pairs.items()} == {
+        "one.weight": 2_048,
+        "two.weight": 2_048,
+    }
+    assert len({pair.data_ptr() for pair in pairs.values()}) == 1
+    assert artifact.facts.bits_per_weight == 4 + 32 / 64
+    simulated = quantize(net, inputs, Scheme("weight_only"), "w4", "simulated")
+    assert sqnr_db(run(net, inputs, simulated), run(net, inputs, artifact)) > 100
+
+
+def test_integers_of_four_bits_survive_being_packed():
+    integers = torch.arange(-8, 8, dtype=torch.int8).repeat(3, 5)
+    pairs = nibbles.pack(integers)
+    assert (pairs.dtype, pairs.shape) == (torch.uint8, (3, 40))
+    torch.testing.assert_close(nibbles.unpack(pairs), integers, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
@@ -220,7 +253,8 @@ def test_static_options_are_those_of_the_simulation(net, inputs, options):
 def test_weight_only_layers_take_bits_of_their_own(net, inputs):
     layers = (("head", "float"), ("mix", "w8"))
     artifact = quantize(net, inputs, Scheme("weight_only", layers=layers), "w2")
-    state = stored(artifact)["state"]
+    content = stored(artifact)
+    state = nibbles.whole(content["state"], content["pairs"])
     assert torch.equal(state["head.weight"], net.head.weight)
     assert state["mix.weight"].qdata.unique().numel() > 100
     assert state["wide.weight"].qdata.unique().numel() == 3

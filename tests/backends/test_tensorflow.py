@@ -661,3 +661,21 @@ def test_an_input_of_another_name_is_asked_for():
     executable = BACKEND.open(convert(keras.Model([left, right], left + right)), never_loaded, 1)
     with pytest.raises(Exception, match="no input right; it has left, wrong"):
         executable({"left": np.zeros((1, 2)), "wrong": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize("operation", ["cholesky", "erfinv"])
+def test_what_the_converter_cannot_do_is_one_line_that_holds_the_cause(operation):
+    import keras
+
+    entered = keras.Input((8,))
+    rows = keras.layers.Dense(4)(entered)
+    square = keras.ops.matmul(keras.ops.expand_dims(rows, -1), keras.ops.expand_dims(rows, 1))
+    net = keras.Model(entered, getattr(keras.ops, operation)(square))
+    inputs = {"input": np.ones((4, 8), np.float32)}
+    baseline = BACKEND.convert(lambda: net, {"input": inputs["input"][:1]})
+    static = Quantization(Scheme("static", "static"), Bits(8, 8), "native", Calibration())
+    cause = rf"to this model \(ConverterError: 'tf\.{operation.title()}' op is neither .*\); "
+    with pytest.raises(UnsupportedError, match=cause) as raised:
+        BACKEND.quantize(lambda: net, baseline, static, inputs)
+    assert "\n" not in str(raised.value)
+    assert "fused" not in str(raised.value)

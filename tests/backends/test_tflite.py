@@ -11,11 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from old_runtime import python_with_tflite_runtime
 from sklearn.datasets import load_digits
 
-from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
-from qb_cluster.errors import PlugInError
+from qb_cluster.catalog import plugins
+from qb_cluster.contracts import Artifact, Bits, Calibration, Quantization, Ref, Scheme
+from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_litert.quiet import quiet
 from qb_litert.runtime import TFLiteExecutable
 from qb_tflite import TFLiteBackend
@@ -520,3 +522,82 @@ def test_tflite_runtime_survives_truncated_files(old_runtime, baselines, quantiz
     cuts = [data[:kept] for data in files for kept in range(0, len(data), 101)]
     for answer in old_runtime(cuts):
         assert answer.startswith("ValueError: these ")
+
+
+# What converters write, and what they raise
+
+
+class Upsampling(torch.nn.Module):
+    """A transposed convolution whose batch normalization the converter folds into its bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = torch.nn.ConvTranspose2d(4, 6, 2, stride=2)
+        self.norm = torch.nn.BatchNorm2d(6)
+        self.down = torch.nn.Conv2d(6, 3, 1)
+
+    def forward(self, input):  # noqa: A002 - the contract's name
+        return self.down(torch.relu(self.norm(self.up(input))))
+
+
+@pytest.fixture(scope="module")
+def upsampling():
+    torch.manual_seed(0)
+    net = Upsampling()
+    images = torch.randn(32, 4, 8, 8)
+    for _ in range(20):
+        net(images)
+    return net.eval(), {"input": images.numpy()}
+
+
+@pytest.mark.parametrize(
+    ("activations", "bits"), [("none", "w8"), ("dynamic", "w8a8"), ("static", "w8a8")]
+)
+def test_a_normalized_transposed_convolution_computes_what_its_simulation_does(
+    upsampling, activations, bits
+):
+    net, inputs = upsampling
+    scope = "layers" if activations == "static" else None
+    scheme = Scheme("any", activations, scope=scope)
+    asked = Calibration() if activations == "static" else None
+    found = {}
+    for name, execution in (("tflite", "native"), ("pytorch", "simulated")):
+        backend = plugins.make("backend", Ref(name, name))
+        quantization = Quantization(scheme, Bits.parse(bits), execution, asked)
+        assert backend.support(quantization).supported
+        baseline = backend.convert(lambda: net, {"input": inputs["input"][:1]})
+        made = backend.quantize(lambda: net, baseline, quantization, inputs if asked else None)
+        assert made.facts.coverage["conv_transpose"] == (96, 96)
+        assert made.facts.notes == ()  # a bias is no weight that stays float
+        opened = backend.open(made, lambda: net, 1)
+        found[name] = next(iter(opened(inputs).values()))
+        exact = next(iter(backend.open(baseline, lambda: net, 1)(inputs).values()))
+    noise = sqnr_db(exact, found["pytorch"])
+    assert sqnr_db(exact, found["tflite"]) > 35
+    assert noise - 3 < sqnr_db(exact, found["tflite"]) < noise + 6
+
+
+class _Never(torch.nn.Module):
+    def forward(self, input):  # noqa: A002 - the contract's name
+        raise ValueError(f"expected\nimages, not {input.ndim} axes")
+
+
+def test_a_model_that_fails_by_itself_is_failed_in_one_line():
+    rows = {"input": np.zeros((1, 6), np.float32)}
+    with pytest.raises(PlugInError, match=r"\(ValueError: expected images, not 2 axes\)"):
+        TFLiteBackend().convert(_Never, rows)
+
+
+@pytest.mark.parametrize("error", [KeyError("head"), AssertionError(), RuntimeError("no\nscale")])
+def test_whatever_the_quantizer_raises_is_unsupported_in_one_line(baselines, monkeypatch, error):
+    import ai_edge_quantizer
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ai_edge_quantizer.Quantizer, "quantize", fail)
+    quantization = Quantization(Scheme("weight_only"), Bits(8), "native")
+    with pytest.raises(UnsupportedError, match=rf"w8 \({type(error).__name__}") as raised:
+        TFLiteBackend().quantize(lambda: None, baselines["mlp"], quantization, None)
+    assert "\n" not in str(raised.value)
+    assert raised.value.__cause__ is error
