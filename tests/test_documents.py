@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from qb_cluster import cli
-from qb_cluster.contracts import STATUSES
+from qb_cluster.contracts import STATUSES, coverage
 from qb_cluster.evaluation import kernel
-from qb_cluster.report import bits, comparison, verdicts
+from qb_cluster.report import bits, comparison
 from qb_cluster.store.tables import RESULTS, TABLES, columns_markdown
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +46,7 @@ def test_the_report_page_names_every_column_that_results_do_not_have():
 
 
 def test_the_report_page_states_the_limit_of_partial_cells():
-    assert f"less than {verdicts.WHOLE_SHARE:g} of the weights" in page("report.md")
+    assert f"less than {coverage.WHOLE:g} of the weights" in page("report.md")
 
 
 def test_the_report_page_names_every_option_of_the_command():

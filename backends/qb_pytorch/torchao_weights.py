@@ -22,8 +22,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from qb_cluster.causes import cause
 from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
-from qb_cluster.errors import NonFiniteError
+from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
 from qb_pytorch import checkpoint, cuda, layers, modules, nibbles, tinygemm
 from qb_pytorch.spelled_out import spell_out
@@ -75,6 +76,8 @@ def quantize(
         if scheme.number != "integer" and device != cuda.CPU:
             cuda.require("fp8", _FP8_CAPABILITY)
         held = _replace_weights(module, scheme, bits, device)
+        if device == cuda.CPU:
+            _try(module, baseline)
     wider = [name for name, width in held.items() if bits[name].weight < width]
     if wider:
         asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
@@ -111,6 +114,22 @@ def quantize(
     covered = layers.coverage_of(module, quantization, quantized)
     scope = scope_of(scheme)
     return layers.with_facts(artifact, share, layer_share, fallback_ops, covered, scope)
+
+
+def _try(module: torch.nn.Module, baseline: Artifact) -> None:
+    """Run a model once: what reads a weight without its layer may do what torchao cannot.
+
+    Raises:
+        UnsupportedError: it does.
+    """
+    try:
+        with torch.no_grad():
+            modules.call(module, checkpoint.example(baseline))
+    except NotImplementedError as error:
+        raise UnsupportedError(
+            f"torchao's tensors cannot do what this model does with a weight ({cause(error)}); "
+            "leave that layer float under the scheme's layers, or write execution: simulated"
+        ) from error
 
 
 def _integer_macs(

@@ -441,3 +441,25 @@ def test_a_cpu_without_vnni_gets_seven_bits_and_is_told(net, inputs, monkeypatch
     assert stored(artifact)["state"]["mix.weight"].qdata.abs().max() == 63
     exact = run(net, inputs, convert(net, inputs))
     assert 25 < sqnr_db(exact, run(net, inputs, artifact)) < 45
+
+
+class Positions(nn.Module):
+    """Reads rows of a table without looking them up."""
+
+    def __init__(self):
+        super().__init__()
+        self.position, self.head = nn.Embedding(64, 32), nn.Linear(32, 64)
+
+    def forward(self, values):
+        return self.head(values + self.position.weight[: values.shape[1]])
+
+
+def test_a_weight_that_is_read_without_its_layer_is_unsupported_or_left_float():
+    torch.manual_seed(0)
+    net = Positions().eval()
+    inputs = {"values": np.random.default_rng(0).normal(size=(2, 8, 32)).astype(np.float32)}
+    with pytest.raises(UnsupportedError, match=r"cannot do what this model does with a weight \(No"):
+        quantize(net, inputs, Scheme("weight_only"), "w8")
+    apart = Scheme("weight_only", layers=(("position", "float"),))
+    artifact = quantize(net, inputs, apart, "w8")
+    assert artifact.facts.coverage == {"linear": (32 * 64, 32 * 64)}
