@@ -1,12 +1,14 @@
 """From a float ONNX file and a scheme to a quantized ONNX file."""
 
+import onnx
+
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_cluster.quantization.layer_patterns import check_layer_patterns
-from qb_onnxruntime.coverage import kind_of
+from qb_onnxruntime.coverage import is_covered, kind_of, weights
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
-from qb_onnxruntime.graph import Layer, layers, load, unshare_biases
+from qb_onnxruntime.graph import layers, load, unshare_biases
 from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.static import quantize_qdq
 from qb_onnxruntime.subgraphs import sort_nodes
@@ -35,7 +37,7 @@ def quantize(
     """
     scheme = quantization.scheme
     model = load(data, [bits.weight for bits in widths(quantization)])
-    chosen = choose(layers(model), quantization)
+    chosen = choose(model, quantization)
     if scheme.number == "fp16":
         with refusals("onnxruntime cannot turn this graph into float16"):
             model = to_fp16(model)
@@ -55,26 +57,28 @@ def quantize(
     return bytes(model.SerializeToString())
 
 
-def choose(found: list[Layer], quantization: Quantization) -> dict[str, Bits]:
-    """Give the bits of every layer that is to be quantized, by its output.
+def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits]:
+    """Give the bits of every product with weights that is to be quantized, by its output.
 
     Raises:
         UnsupportedError: the model has none.
         PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
     """
+    found = layers(model)
     if not found:
         raise UnsupportedError(
             "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
             "this model has none"
         )
-    check_layer_patterns(quantization.scheme, [layer.module for layer in found])
+    stored = weights(model)
+    check_layer_patterns(quantization.scheme, [weight.layer for weight in stored])
     given = {
         layer.output: quantization.layer_bits(layer.module)
         for layer in found
         if kind_of(layer) in quantization.scheme.weights
     }
     chosen = {output: bits for output, bits in given.items() if bits is not None}
-    if not chosen:
+    if not any(is_covered(weight.kind, weight.layer, quantization) for weight in stored):
         raise PlugInError(
             f"the layers of scheme '{quantization.scheme.name}' leave all of this model float; "
             "leave the cell out, the baseline is the same"

@@ -208,10 +208,12 @@ def test_an_embedding_is_stored_in_the_bits_of_the_scheme_and_read_as_ever():
     assert facts.coverage == {"linear": (16 * 5, 16 * 5), "embedding": (table, table)}
     exact, found = (backend.open(one, never, 1)(inputs)["hidden"] for one in (artifact, made))
     assert 15 < sqnr_db(exact, found) < 30
-    kept = Scheme("weight_only", weights=("linear",))
-    facts = backend.quantize(never, artifact, replace(w4, scheme=kept), None).facts
-    assert facts.notes == ("1 of 2 weight tensors stay float",)
-    assert facts.coverage == {"linear": (16 * 5, 16 * 5)}
+    by_kind = Scheme("weight_only", weights=("linear",))
+    by_name = Scheme("weight_only", layers=(("embed", "float"),))
+    for scheme in (by_kind, by_name):
+        facts = backend.quantize(never, artifact, replace(w4, scheme=scheme), None).facts
+        assert facts.notes == ("1 of 2 weight tensors stay float",)
+        assert facts.coverage == {"linear": (16 * 5, 16 * 5)}
 
 
 def test_an_artifact_tells_nothing_of_the_machine_it_was_made_on(baselines):
