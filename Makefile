@@ -15,13 +15,13 @@ real: $(STAMP)  ## real nets on every backend
 	@$(BIN)/qb report runs/real
 
 test: $(STAMP)  ## two at a time: those with a real Ray mostly wait
-	$(BIN)/pytest --numprocesses=2 --dist=loadgroup
+	$(BIN)/pytest --numprocesses=2 --dist=loadgroup -m "not nightly"
 
 test-fast: $(STAMP)  ## two minutes: no Ray, no framework, nothing killed
 	$(BIN)/pytest -m "not ray and not frameworks and not kills"
 
-nightly: $(STAMP)  ## four minutes: fifty random kills
-	QB_KILLS=50 $(BIN)/pytest tests/end_to_end/test_under_fire.py
+nightly: $(STAMP)  ## ten minutes: what is slow and rare, and fifty random kills
+	QB_KILLS=50 $(BIN)/pytest -m nightly
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

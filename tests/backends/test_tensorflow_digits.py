@@ -28,6 +28,7 @@ def archive(value=1.0):
     return keras_file.dump(model)
 
 
+@pytest.mark.nightly
 @pytest.mark.usefixtures("cache")
 def test_training_gives_the_same_weights_in_every_process(monkeypatch):
     first = models.digits_keras_cnn(epochs=1)

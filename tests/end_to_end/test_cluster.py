@@ -265,6 +265,7 @@ measure: {latency: {warmup_s: 0.01, min_runs: 10, min_s: 0.02}}
     assert runs == {"run on converter", "run on runtime"}
 
 
+@pytest.mark.nightly
 def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(place, cluster):
     nodes = {
         name: cluster.add_node(num_cpus=1, labels={"qb/board": name}, resources={"qb_lock": 1})

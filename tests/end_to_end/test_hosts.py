@@ -166,6 +166,7 @@ def test_a_board_that_is_off_the_network_is_told_before_anything_runs(place, clu
     assert rows(place) == 0
 
 
+@pytest.mark.nightly
 def test_a_board_off_the_network_in_the_middle_comes_back_and_results_equal_the_plan(
     place, cluster
 ):
@@ -203,6 +204,7 @@ def test_a_board_off_the_network_in_the_middle_comes_back_and_results_equal_the_
         wait_until(lambda folder=Path(board.folder): not list(folder.iterdir()))
 
 
+@pytest.mark.nightly
 @pytest.mark.frameworks
 def test_an_int8_file_gives_on_another_host_s_tflite_runtime_what_ai_edge_litert_gives_here(
     place, net

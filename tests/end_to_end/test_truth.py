@@ -99,6 +99,7 @@ def test_a_proposal_from_measured_layers_is_a_scheme_that_a_sweep_runs(place):
     assert set(place.results("mixed")["status"]) == {"ok"}
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 def test_every_native_entry_of_the_support_matrix_really_is(place):
     done = place.qb("backends", "--check")

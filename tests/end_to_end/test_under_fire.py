@@ -71,6 +71,7 @@ def disturb(driver, rng, kills):
     return killed
 
 
+@pytest.mark.nightly
 @pytest.mark.ray
 @pytest.mark.timeout(60 + 30 * KILLS)
 def test_whatever_is_killed_the_last_resume_gives_the_undisturbed_table(place):

@@ -153,6 +153,7 @@ def check_after_kill(place, driver, open_run):
     return seen
 
 
+@pytest.mark.nightly
 def test_a_driver_killed_while_it_replaces_rows_and_merges_parts_loses_and_doubles_nothing(
     tmp_path, driver
 ):
@@ -277,6 +278,7 @@ def test_an_object_store_that_refuses_any_few_writes_loses_and_doubles_nothing(
         raise AssertionError
 
 
+@pytest.mark.nightly
 def test_a_driver_of_an_object_store_killed_now_and_then(s3_place, driver):
     for step in (10, 17, 24, 31):
         assert kill_before(step, s3_place.replace("/run?", f"/run-{step}?"), driver)
