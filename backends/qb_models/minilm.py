@@ -133,7 +133,7 @@ def tokenized(texts: Iterable[str]) -> dict[str, NDArray[np.int64]]:
     }
 
 
-class _Encoder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Encoder(nn.Module):
     """BERT with post-norm layers (Devlin et al., 2018), a masked mean, and length 1."""
 
     def __init__(self) -> None:
@@ -158,7 +158,7 @@ class _Encoder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return nn.functional.normalize(mean, dim=1)
 
 
-class _Layer(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Layer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.query = nn.Linear(WIDTH, WIDTH)
@@ -181,7 +181,7 @@ class _Layer(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return self.norm_2(states + self.down(nn.functional.gelu(self.up(states))))
 
 
-class _Classifier(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Classifier(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder

@@ -55,7 +55,7 @@ def _trained(kind: str, seed: int, epochs: int, width: int) -> nn.Module:
     return trained(build, symbol_training, seed=seed, epochs=epochs, options=options)
 
 
-class _NextSymbol(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _NextSymbol(nn.Module):
     """Embeds symbols, mixes them along time, scores the next; in training at every position."""
 
     def __init__(self, embedded: int, mixer: nn.Module, mixed: int) -> None:
@@ -72,7 +72,7 @@ class _NextSymbol(nn.Module):  # type: ignore[misc]  # mypy does not follow torc
         return self.head(mixed[:, -1])
 
 
-class _Recurrent(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Recurrent(nn.Module):
     """The states that a recurrent layer goes through."""
 
     def __init__(self, layer: type[nn.Module], inputs: int, width: int) -> None:
@@ -84,7 +84,7 @@ class _Recurrent(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return states
 
 
-class _Decoder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Decoder(nn.Module):
     """Positions, then blocks, then a normalization (Radford et al., 2019)."""
 
     def __init__(self, width: int, blocks: int) -> None:
@@ -97,7 +97,7 @@ class _Decoder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return self.norm(self.blocks(inputs + self.positions))
 
 
-class _Block(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Block(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads

@@ -76,7 +76,7 @@ def _training(epoch: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     return stacked, 2 * (values[left] + values[right]) + larger
 
 
-class _Adder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Adder(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.tower = nn.Sequential(
@@ -97,7 +97,7 @@ class _Adder(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return self.sum(joined), self.order(joined)
 
 
-class _Jointly(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Jointly(nn.Module):
     """Scores sum and order as one class of 38, so that one loss trains both heads.
 
     The logit of a pair of classes is the sum of theirs, so that its cross-entropy is the sum of the

@@ -68,7 +68,7 @@ def _masks(images: NDArray[np.float32]) -> NDArray[np.int64]:
     return (large[:, 0] > INK).astype(np.int64)
 
 
-class _UNet(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _UNet(nn.Module):
     """Down, down, up, up, with each level's features beside what comes up (Ronneberger, 2015)."""
 
     def __init__(self, width: int) -> None:

@@ -64,7 +64,7 @@ def multihead(*, seed: int = 0, epochs: int = 20, width: int = 64) -> nn.Module:
     return net.eval()
 
 
-class _ViT(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _ViT(nn.Module):
     """Patches, positions, pre-norm blocks, the mean of patches (Dosovitskiy et al., 2020)."""
 
     def __init__(self, width: int, attention: type[nn.Module]) -> None:
@@ -80,7 +80,7 @@ class _ViT(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return self.head(self.norm(self.blocks(stream)).mean(dim=1))
 
 
-class _Block(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Block(nn.Module):
     def __init__(self, width: int, attention: type[nn.Module]) -> None:
         super().__init__()
         self.norm_1 = nn.LayerNorm(width)
@@ -94,7 +94,7 @@ class _Block(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         return stream + self.down(nn.functional.gelu(self.up(self.norm_2(stream))))
 
 
-class _Products(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Products(nn.Module):
     """Attention as it is written in papers."""
 
     def __init__(self, width: int) -> None:
@@ -122,7 +122,7 @@ class _Fused(_Products):
         return nn.functional.scaled_dot_product_attention(query, key, value)
 
 
-class _Multihead(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Multihead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.multihead = nn.MultiheadAttention(width, HEADS, batch_first=True)

@@ -25,7 +25,7 @@ def word_bag(*, seed: int = 0, epochs: int = 12, width: int = 64) -> nn.Module:
     return trained(build, word_training, seed=seed, epochs=epochs, options={"width": width})
 
 
-class _WordBag(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _WordBag(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.bag = nn.EmbeddingBag(BUCKETS, width, mode="mean", padding_idx=0)

@@ -59,7 +59,7 @@ def digits_mobilenet(*, seed: int = 0, epochs: int = 5, width: int = 32) -> nn.M
     )
 
 
-class _Residual(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Residual(nn.Module):
     """Adds what one module makes of the input to what another makes of it."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module) -> None:

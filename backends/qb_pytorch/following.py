@@ -69,7 +69,7 @@ class _Read:
 
 
 @dataclass(eq=False)
-class _Watch(TorchFunctionMode):  # type: ignore[misc]  # mypy does not follow torch
+class _Watch(TorchFunctionMode):
     """Notes who reads what the watched modules put out."""
 
     tensors: dict[str, list[int]] = field(default_factory=dict)

@@ -105,7 +105,7 @@ def kernels(lowered: Any, sample: Mapping[str, torch.Tensor]) -> Kernels:
     return Kernels(counter.integer, counter.integer_macs, counter.float_ops)
 
 
-class _Counter(torch.fx.Interpreter):  # type: ignore[misc]  # mypy does not follow torch
+class _Counter(torch.fx.Interpreter):
     def __init__(self, lowered: Any) -> None:
         super().__init__(lowered)
         self.integer = self.integer_macs = 0

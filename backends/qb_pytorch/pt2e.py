@@ -33,7 +33,7 @@ FORMAT = "pt2"
 _ADVICE = "write execution: simulated, or make the model's forward traceable by torch.export"
 
 
-class _Positional(torch.nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Positional(torch.nn.Module):
     """A model whose inputs and outputs are tensors by position, as lowering demands."""
 
     PREFIX = "model."

@@ -13,7 +13,7 @@ from qb_cluster.quantization.weights import quantize_weights
 from qb_pytorch import calibration
 
 
-class WeightObserver(ObserverBase):  # type: ignore[misc]  # mypy does not follow torch
+class WeightObserver(ObserverBase):
     """Gives the scales of the reference arithmetic, one a channel however the scheme has it."""
 
     def __init__(self, dtype: torch.dtype, scheme: Scheme, bits: Bits, **specified: Any) -> None:
@@ -38,7 +38,7 @@ class WeightObserver(ObserverBase):  # type: ignore[misc]  # mypy does not follo
         return torch.from_numpy(scale), torch.zeros(channels, dtype=torch.int64)
 
 
-class ActivationObserver(ObserverBase):  # type: ignore[misc]  # mypy does not follow torch
+class ActivationObserver(ObserverBase):
     """Gives the scale of what one of QuantBench's observers saw."""
 
     def __init__(

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 
-class AttentionProjection(nn.Linear):  # type: ignore[misc]  # mypy does not follow torch
+class AttentionProjection(nn.Linear):
     """A projection of an attention layer."""
 
 
-class RecurrentProjection(nn.Linear):  # type: ignore[misc]  # mypy does not follow torch
+class RecurrentProjection(nn.Linear):
     """The products of a recurrent layer with its inputs, or with its state."""
 
 
@@ -56,7 +56,7 @@ def _written(layer: nn.Module, *, recurrent: bool) -> nn.Module | None:
     return None
 
 
-class _Attention(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Attention(nn.Module):
     """``torch.nn.MultiheadAttention``, examples along axis 0 within."""
 
     in_proj_bias: Final = None
@@ -150,7 +150,7 @@ State = tuple[torch.Tensor, ...]
 """The hidden state, and the cell state of an LSTM; each of shape (examples, hidden)."""
 
 
-class _Recurrent(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+class _Recurrent(nn.Module):
     """``torch.nn.RNN``, ``LSTM`` or ``GRU``, one step after the other."""
 
     def __init__(self, layer: nn.RNNBase) -> None:

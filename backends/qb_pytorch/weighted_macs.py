@@ -24,7 +24,7 @@ _FACTORS: Final = {
 """Where the factors of torch's products stand among their arguments."""
 
 
-class WeightedFlops(TorchDispatchMode):  # type: ignore[misc]  # mypy does not follow torch
+class WeightedFlops(TorchDispatchMode):
     """Counts the operations of products that have weights, while a model runs under it.
 
     It follows the inputs through every call of torch. What a call makes depends on them if one
