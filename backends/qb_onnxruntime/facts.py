@@ -9,7 +9,7 @@ from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization
 from qb_onnxruntime.coverage import coverage_of
 from qb_onnxruntime.graph import attributes
 from qb_onnxruntime.macs import Arithmetic, arithmetic
-from qb_onnxruntime.support import scope_of, widths
+from qb_onnxruntime.support import SCOPE, widths
 
 FLOAT_BITS = {
     TensorProto.FLOAT: 32,
@@ -98,7 +98,7 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         integer_layer_mac_share=computed.integer_layer_share,
         fallback_ops=computed.fallback,
         coverage=coverage_of(float_model, model, quantization),
-        scope=scope_of(quantization.scheme),
+        scope=quantization.scheme.scope_or(SCOPE),
     )
 
 

@@ -14,7 +14,7 @@ from qb_cluster.contracts import Quantization
 from qb_onnxruntime.coverage import is_covered, kind_of
 from qb_onnxruntime.graph import attributes, layers
 from qb_onnxruntime.runtime import open_session, session_options
-from qb_onnxruntime.support import scope_of
+from qb_onnxruntime.support import SCOPE
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 INTEGER = (
@@ -75,7 +75,7 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
     layer_names = {node.name for node in covered if constants.intersection(node.input[:2])}
     still_float = _float_tensors(onnx.load_from_string(data))
     activations = quantization.scheme.activations
-    covers_all = scope_of(quantization.scheme) == "all"
+    covers_all = quantization.scheme.scope_or(SCOPE) == "all"
 
     def fell_back(node: NodeProto) -> bool:
         stored = weights.intersection(node.input[:2])

@@ -20,7 +20,7 @@ from qb_onnxruntime.calibration import observe
 from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
 from qb_onnxruntime.reason import refusals
-from qb_onnxruntime.support import INT8, SCOPE, scope_of
+from qb_onnxruntime.support import INT8, SCOPE
 
 ACTIVATION_TYPE = {8: QuantType.QUInt8, 16: QuantType.QUInt16}
 QUANTIZED = "_quantized"
@@ -68,7 +68,7 @@ def quantize_qdq(
     scheme, bits = quantization.scheme, quantization.bits
     assert bits.activation is not None
     found = layers(model)
-    scope = scope_of(scheme) or SCOPE
+    scope = scheme.scope_or(SCOPE) or SCOPE
     weights = {
         layer.tensor: _Weight(layer, layer.codes(scheme, given), given.weight)
         for layer in found

@@ -51,17 +51,7 @@ def support(quantization: Quantization, accuracy_level: int) -> Support:
             return Support(supported=False, reason=reason)
     caveats = (_caveat(scheme, bits, accuracy_level) for bits in widths(quantization))
     reason = "; ".join(dict.fromkeys(filter(None, caveats)))
-    return Support(supported=True, reason=reason, scope=scope_of(scheme))
-
-
-def scope_of(scheme: Scheme) -> Scope | None:
-    """Tell which activations are rounded; ``None`` where none are."""
-    match scheme.activations:
-        case "none":
-            return None
-        case "dynamic":
-            return "inputs"
-    return scheme.scope or SCOPE
+    return Support(supported=True, reason=reason, scope=scheme.scope_or(SCOPE))
 
 
 def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:

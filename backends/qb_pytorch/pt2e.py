@@ -26,7 +26,7 @@ from qb_cluster.contracts import (
 from qb_cluster.errors import UnsupportedError
 from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
 from qb_pytorch.spelled_out import spell_out
-from qb_pytorch.support import scope_of
+from qb_pytorch.support import SCOPE
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
@@ -252,7 +252,7 @@ def _facts(
         ),
         fallback_ops=tuple(sorted((kernels.float_ops - wanted).keys())),
         coverage=layers.coverage_of(module, quantization, _quantized(module, integers)),
-        scope=scope_of(quantization.scheme),
+        scope=quantization.scheme.scope_or(SCOPE),
     )
 
 

@@ -14,7 +14,7 @@ from qb_pytorch import checkpoint, cuda, layers, modules
 from qb_pytorch.calibration import Place, qparams_at
 from qb_pytorch.following import outputs
 from qb_pytorch.spelled_out import spell_out
-from qb_pytorch.support import scope_of
+from qb_pytorch.support import SCOPE
 
 _KEPT: Final[KeptRanges[dict[Place, tuple[float, int]]]] = KeptRanges()
 TORCH_NAMES: Final = {"fp16": "float16", "bf16": "bfloat16"}
@@ -56,7 +56,7 @@ def quantize(
         made.facts,
         fallback_ops=layers.float_ops(module, quantization, bits),
         coverage=layers.coverage_of(module, quantization, rounded),
-        scope=scope_of(quantization.scheme),
+        scope=quantization.scheme.scope_or(SCOPE),
     )
     return replace(made, facts=facts)
 
@@ -102,7 +102,7 @@ def activations(
         raise ValueError("static activations need calibration examples")
     widths = {name: own.activation or 0 for name, own in asked.items()}
     places = [Place(name, width) for name, width in widths.items()]
-    if scope_of(scheme) == "layers":
+    if scheme.scope_or(SCOPE) == "layers":
         first = modules.tensors({name: array[:1] for name, array in examples.items()})
         places += [
             Place(output.module, widths[name], name, clip=output.clip)

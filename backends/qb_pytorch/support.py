@@ -52,7 +52,7 @@ def support(quantization: Quantization, device: str = CPU) -> Support:
     scheme = quantization.scheme
     if unknown := unknown_words(scheme, KNOWN, "pytorch"):
         return Support(supported=False, reason=unknown)
-    scope = scope_of(scheme)
+    scope = scheme.scope_or(SCOPE)
     if quantization.execution == "simulated":
         return _simulation(scheme, scope)
     if scope not in {None, SCOPE}:
@@ -73,11 +73,6 @@ def support(quantization: Quantization, device: str = CPU) -> Support:
         stored = packed if scheme.activations == "none" else f"stored in {BYTE} bits a weight"
         caveats.append(stored)
     return Support(supported=True, reason="; ".join(filter(None, caveats)), scope=scope)
-
-
-def scope_of(scheme: Scheme) -> Scope | None:
-    """Tell which activations are rounded; ``None`` where none are."""
-    return None if scheme.activations == "none" else scheme.scope or SCOPE
 
 
 def _simulation(scheme: Scheme, scope: Scope | None) -> Support:

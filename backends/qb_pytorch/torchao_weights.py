@@ -28,7 +28,7 @@ from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
 from qb_pytorch import checkpoint, cuda, layers, modules, nibbles, tinygemm
 from qb_pytorch.spelled_out import spell_out
-from qb_pytorch.support import scope_of
+from qb_pytorch.support import SCOPE
 from qb_pytorch.third_party import quiet
 
 BYTE: Final = 8
@@ -112,7 +112,7 @@ def quantize(
     )
     fallback_ops = layers.float_ops(module, quantization, held)
     covered = layers.coverage_of(module, quantization, quantized)
-    scope = scope_of(scheme)
+    scope = scheme.scope_or(SCOPE)
     return layers.with_facts(artifact, share, layer_share, fallback_ops, covered, scope)
 
 

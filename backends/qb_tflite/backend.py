@@ -13,7 +13,7 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
-from qb_tflite.support import native_support, scope_of
+from qb_tflite.support import SCOPE, native_support
 
 _FORMAT = "tflite"
 
@@ -97,7 +97,7 @@ class TFLiteBackend:
         facts = quantized_facts(
             made.data,
             baseline.facts.parameters,
-            scope_of(quantization.scheme),
+            quantization.scheme.scope_or(SCOPE),
             kept_float=made.kept_float,
         )
         return Artifact(made.data, _FORMAT, facts)

@@ -23,7 +23,7 @@ from qb_litert.quiet import quiet
 from qb_tflite.biases import flatten_biases
 from qb_tflite.layers import layer_bits
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
-from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS, scope_of
+from qb_tflite.support import SCOPE, SYMMETRIC_ACTIVATION_BITS
 
 _KEPT: Final[KeptRanges[Ranges]] = KeptRanges()
 _EVERYWHERE: Final = ".*"
@@ -182,7 +182,7 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
         return
     is_static = quantization.scheme.activations == "static"
     kinds = [everything]
-    if is_static and scope_of(quantization.scheme) == "layers":
+    if is_static and quantization.scheme.scope_or(SCOPE) == "layers":
         kinds = [TFLOperationName(kind) for kind in (*_LAYERS, *_FOLLOWING)]
     for kind in kinds:
         with suppress(ValueError):  # no kernel for this kind at these bits: it stays float

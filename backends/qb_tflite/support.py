@@ -48,17 +48,7 @@ def native_support(quantization: Quantization, *, allow_known_broken: bool = Fal
     if reason := next(_obstacles(quantization, allow_known_broken), None):
         return Support(supported=False, reason=reason)
     reason = "; ".join(_caveats(quantization, allow_known_broken))
-    return Support(supported=True, reason=reason, scope=scope_of(quantization.scheme))
-
-
-def scope_of(scheme: Scheme) -> Scope | None:
-    """Tell which activations are rounded; ``None`` where none are."""
-    match scheme.activations:
-        case "none":
-            return None
-        case "dynamic":
-            return "inputs"
-    return scheme.scope or SCOPE
+    return Support(supported=True, reason=reason, scope=quantization.scheme.scope_or(SCOPE))
 
 
 def _obstacles(quantization: Quantization, allow_known_broken: bool) -> Iterator[str]:

@@ -117,6 +117,17 @@ class Scheme:
         """The only bits of a float format; ``None`` for integers, which take any."""
         return _FORMAT_BITS.get(self.number)
 
+    def scope_or(self, default: Scope) -> Scope | None:
+        """Tell which activations are rounded; ``None`` where none are.
+
+        Args:
+            default: for static ranges, where the scheme leaves it open; ranges that are found
+                while running are those of inputs.
+        """
+        if self.activations == "none":
+            return None
+        return self.scope or ("inputs" if self.activations == "dynamic" else default)
+
     def takes(self, bits: Bits) -> bool:
         """Tell whether the bit-width has this scheme's form."""
         if self.fixed_bits is not None:
