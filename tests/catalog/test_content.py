@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from another import with_field
+from another import CELL, KNOWN, with_field
 
 from qb_cluster.catalog import content, source_code
 from qb_cluster.catalog.content import (
@@ -37,23 +37,6 @@ from qb_cluster.contracts import (
     Scheme,
 )
 
-CELL = Cell(
-    cell_id="c",
-    sweep="s",
-    model=Ref("m", "m"),
-    dataset=Ref("d", "d"),
-    backend=Ref("b", "b"),
-    device=Device(),
-    scheme=Ref("static", "static"),
-    bits=Bits(4, 8),
-    execution="native",
-    reason="",
-    calibration=Calibration(),
-    measure=Measure(),
-    timeout_s=60,
-    baseline_cell_id="c0",
-)
-KNOWN = Content("m", "d", "b", "a")
 STATIC = scheme_digest(CELL.scheme)
 
 

@@ -3,38 +3,19 @@
 from dataclasses import fields, replace
 
 import pytest
-from another import with_field
+from another import CELL, KNOWN, with_field
 
 from qb_cluster.catalog.counted import ARTIFACT, RESULT, TWIN
 from qb_cluster.contracts import (
     Bits,
     Calibration,
     Cell,
-    Content,
     Device,
     Latency,
     Measure,
     Ref,
 )
 from qb_cluster.worker.reference import twin_name
-
-CELL = Cell(
-    cell_id="c",
-    sweep="s",
-    model=Ref("m", "m"),
-    dataset=Ref("d", "d"),
-    backend=Ref("b", "b"),
-    device=Device(),
-    scheme=Ref("static", "static"),
-    bits=Bits(4, 8),
-    execution="native",
-    reason="",
-    calibration=Calibration(),
-    measure=Measure(),
-    timeout_s=60,
-    baseline_cell_id="c0",
-)
-KNOWN = Content("m", "d", "b", "a")
 
 
 def name(cell=CELL, known=KNOWN, simulator="simulator", scope="inputs"):
