@@ -133,6 +133,10 @@ class Backend(Protocol):
     str``, which says why, or nothing. It is asked of model files where ``support`` said yes; for
     what a callable returns, ``quantize`` finds out.
 
+    A backend that simulates on files of its own format has ``simulates: tuple[str, ...]``, the kinds
+    of model that it simulates. Others simulate all that they take. Under ``execution: auto`` a
+    callable's model, whose kind shows late, is left to those; ``execution: simulated`` asks it.
+
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
 

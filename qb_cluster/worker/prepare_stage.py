@@ -203,6 +203,7 @@ def find_twin(
         except CellError as error:
             note = f"kernels are held against nothing: {error}"
         else:
+            values["simulator"] = twin.simulator
             _note(values, twin.note)
             return twin
     _note(values, note)

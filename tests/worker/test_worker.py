@@ -102,6 +102,17 @@ def test_without_a_simulator_the_row_says_that_kernels_were_held_against_nothing
     assert "held against nothing" in outcome.values["notes"]
 
 
+def test_who_turns_out_not_to_take_the_model_leaves_its_simulation_to_the_cells_own_backend(run):
+    other = Ref("other", "worker_stubs:TorchOnly")
+    own = run(replace(cell(backend="OfItsFormat"), simulator=other))
+    assert (own.values["simulator"], own.values.get("notes")) == ("b", None)
+    assert own.values["reference_sqnr_db"] > own.values["sqnr_db"]
+
+    none = run(replace(cell(), simulator=other))  # its own says of no format that it simulates it
+    assert "takes models of kind torch" in none.values["notes"]
+    assert "reference_sqnr_db" not in none.values
+
+
 @pytest.mark.parametrize("is_at_chance", [False, True])
 def test_a_float_model_at_chance_says_so_in_its_own_row_alone(tmp_path, monkeypatch, is_at_chance):
     if is_at_chance:
