@@ -86,6 +86,8 @@ class ArtifactFacts:
             name: tuple(value) if isinstance(value, list) else value
             for name, value in plain.items()
         }
+        if fields.get("coverage"):
+            fields["coverage"] = {kind: tuple(count) for kind, count in plain["coverage"].items()}
         if fields.get("effective_bits"):
             fields["effective_bits"] = Bits(**fields["effective_bits"])
         return cls(**fields)
