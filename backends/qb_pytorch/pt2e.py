@@ -27,6 +27,7 @@ from qb_cluster.contracts import (
 from qb_cluster.errors import UnsupportedError
 from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
 from qb_pytorch.support import BYTE, SCOPE
+from qb_pytorch.tables import put_integer_tables
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
@@ -83,13 +84,15 @@ def quantize(
 
         activation_bits = 7 if should_reduce_range(torch.device("cpu")) else BYTE
         quantizer = _quantizer(module, quantization, bits, activation_bits)
-        data = _convert(module, modules.tensors(examples), quantizer)
+        data, tables = _convert(module, modules.tensors(examples), quantizer, quantization, bits)
         notes: tuple[str, ...] = ()
         effective = None
         if activation_bits < BYTE:
             notes = ("7-bit activations: this CPU has no VNNI",)
             effective = Bits(quantization.bits.weight, activation_bits)
-        facts = replace(_facts(module, data, quantization, macs, notes), effective_bits=effective)
+        facts = replace(
+            _facts(module, data, quantization, macs, tables, notes), effective_bits=effective
+        )
     return Artifact(data, FORMAT, facts)
 
 
@@ -120,8 +123,14 @@ def open_program(artifact: Artifact) -> Executable:
     return modules.executable(run)
 
 
-def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], quantizer: Any) -> bytes:
-    """Trace, calibrate and convert; give the stored program."""
+def _convert(
+    module: torch.nn.Module,
+    examples: dict[str, torch.Tensor],
+    quantizer: Any,
+    quantization: Quantization,
+    bits: Mapping[str, Bits],
+) -> tuple[bytes, int]:
+    """Trace, calibrate and convert; give the stored program, and how many tables it looks up."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     # Two examples, because a batch of one would be taken for a constant.
@@ -132,9 +141,11 @@ def _convert(module: torch.nn.Module, examples: dict[str, torch.Tensor], quantiz
     for batch in calibration.batches(examples, calibration.BATCH):
         prepared(*batch.values())
     converted = convert_pt2e(prepared)
+    prefix = _Positional.PREFIX
+    tables = put_integer_tables(converted, module, prefix, quantization.scheme, bits)
     _drop_float_originals(converted)
     program = lowering.export(converted, tuple(sample.values()))
-    return program_file.dump(program, sample, outputs)
+    return program_file.dump(program, sample, outputs), tables
 
 
 def _quantizer(
@@ -211,9 +222,12 @@ def _facts(
     data: bytes,
     quantization: Quantization,
     macs: layers.Macs,
+    tables: int,
     notes: tuple[str, ...],
 ) -> ArtifactFacts:
     """Count what a stored program holds, buffers of the float model left out, and run it once.
+
+    So many of its integers are ``tables``, which multiply nothing.
 
     Batch normalization is folded into the convolution before it, so that some parameters may
     have no counterpart.
@@ -232,19 +246,21 @@ def _facts(
         notes += (f"weights of {listed} bits are stored in 8 bits each",)
     lowered = lowering.lower(stored.program, stored.sample)
     kernels = lowering.kernels(lowered, stored.sample)
-    slow = len(integers) - kernels.integer
-    if slow > 0:
-        notes += (f"{slow} of {len(integers)} int8 layers compute in float",)
+    products = len(integers) - tables
+    if products > kernels.integer:
+        slow = products - kernels.integer
+        notes += (f"{slow} of {products} int8 layers compute in float",)
     wanted = Counter(
         type(layer).__name__
         for name, layer in layers.multiplying(module).items()
         if quantization.layer_bits(name) is None
     )
+    quantized = _quantized(module, integers)
     integer_macs = kernels.integer_macs / len(next(iter(stored.sample.values())))
     return ArtifactFacts(
         parameters=modules.parameter_count(module),
         parameter_bytes=sum(tensor.nbytes for tensor in tensors),
-        quantized_parameters=sum(tensor.numel() for tensor in integers),
+        quantized_parameters=sum(module.get_parameter(name).numel() for name in quantized),
         notes=notes,
         integer_mac_share=integer_macs / max(1, macs.total),
         # The quantizer takes products with weights alone.
@@ -252,21 +268,30 @@ def _facts(
             integer_macs, layers.left_float(module, quantization)
         ),
         fallback_ops=tuple(sorted((kernels.float_ops - wanted).keys())),
-        coverage=layers.coverage_of(module, quantization, _quantized(module, integers)),
+        coverage=layers.coverage_of(module, quantization, quantized),
         scope=quantization.scheme.scope_or(SCOPE),
     )
 
 
 def _quantized(module: torch.nn.Module, integers: Sequence[torch.Tensor]) -> set[str]:
-    """Name the weights that a program holds in integers: those of the same shapes.
+    """Name the weights that a program holds in integers, by shape and content.
 
     A program has forgotten what its tensors were called.
     """
-    left = Counter(tuple(tensor.shape) for tensor in integers)
+    left = dict(module.named_parameters())
     found = set()
-    for name, parameter in module.named_parameters():
-        shape = tuple(parameter.shape)
-        if left[shape] > 0:
-            left[shape] -= 1
+    for codes in integers:
+        alike = [name for name, one in left.items() if one.shape == codes.shape]
+        if alike:
+            name = (
+                alike[0] if len(alike) == 1 else max(alike, key=lambda n: _likeness(codes, left[n]))
+            )
             found.add(name)
+            del left[name]
     return found
+
+
+def _likeness(codes: torch.Tensor, weight: torch.Tensor) -> float:
+    """Give the mean cosine of rows, whose scales and signs batch normalization may have changed."""
+    rows = (tensor.detach().flatten(1).to(torch.float32) for tensor in (codes, weight))
+    return float(torch.nn.functional.cosine_similarity(*rows).abs().mean())

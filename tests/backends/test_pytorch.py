@@ -576,8 +576,16 @@ def test_layers_that_stay_float_are_named(residual):
 
 def test_linear_layers_over_sequences_run_in_int8_kernels(encoder):
     notes = encoder.artifact("static", "w8a8", "native").facts.notes
-    assert notes == (*SEVEN_BITS, "1 of 4 weight tensors stay float")  # the embedding
-    assert not any("compute in float" in note for note in notes)
+    assert notes == SEVEN_BITS
+
+
+def test_static_int8_looks_embeddings_up_in_integers(encoder):
+    facts = encoder.artifact("static", "w8a8", "native").facts
+    tied = 50 * 32
+    assert facts.coverage == {"linear": (2 * 32 * 64, 2 * 32 * 64), "embedding": (tied, tied)}
+    assert facts.quantized_parameters == tied + 2 * 32 * 64
+    simulated = encoder.outputs("static", "w8a8", "simulated")
+    assert sqnr_db(simulated, encoder.outputs("static", "w8a8", "native")) > 45
 
 
 def test_a_layer_that_calibration_never_calls_is_noted():

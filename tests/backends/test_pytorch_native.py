@@ -184,8 +184,7 @@ def test_dynamic_layers_compute_in_integers_and_the_facts_say_which(net, inputs,
 
 @pytest.mark.parametrize("observer", OBSERVERS)
 def test_static_kernels_use_every_observer_as_the_simulation_does(net, inputs, observer):
-    # The embedding would be rounded in the simulation alone.
-    asked = (Scheme("static", "static", layers=(("embed", "float"),)), "w8a8")
+    asked = (Scheme("static", "static"), "w8a8")
     calibration = Calibration(observer=observer, percentile=99)
     exact = run(net, inputs, convert(net, inputs))
     native = run(net, inputs, quantize(net, inputs, *asked, "native", calibration))
