@@ -40,7 +40,8 @@ def put_integer_tables(
         for name, layer in module.named_modules(remove_duplicate=False)
         if id(layer) in owners
     }
-    graph, places = converted.graph, {}
+    graph = converted.graph
+    places: dict[str, str] = {}
     for node in graph.find_nodes(op="call_function", target=torch.ops.aten.embedding.default):
         source, rows = node.args[0], node.args[1]
         if source.op != "get_attr" or source.target not in owned:
