@@ -1,5 +1,6 @@
 """The ranges that ai-edge-quantizer is told: of activations, and of weights where ours differ."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
 Ranges = dict[str, dict[str, Any]]
 """By tensor name: ``min`` and ``max``, arrays of the tensor's rank."""
 
-_LARGEST = 3e38  # what a mask holds instead of minus infinity, and more, is no activation
+_LARGEST = 3e38  # what a mask holds instead of minus infinity is more
 
 
 def activation_ranges(
@@ -33,6 +34,10 @@ def activation_ranges(
             its bits the width that ``mse`` and ``entropy`` clip for.
         calibration: examples along axis 0.
 
+    Returns:
+        Of all activations but those that held infinity, or what stands for it in a mask: no
+        integers hold both that and anything else. See ``without_range``.
+
     Raises:
         DataError: there are no calibration examples.
         NonFiniteError: one of them makes a tensor NaN.
@@ -49,6 +54,7 @@ def activation_ranges(
     executable = TFLiteExecutable(data, threads=1, keep_tensors=True)
     watched = _float_activations(model)
     observers: dict[int, Observer] = {}
+    unbounded: set[int] = set()
     for example in range(count):
         executable({key: values[example : example + 1] for key, values in calibration.items()})
         for number, tensor in watched.items():
@@ -59,13 +65,15 @@ def activation_ranges(
                     f"'{tensor.name.decode()}' NaN; look for NaN in its inputs and weights"
                 )
             if (np.abs(values) > _LARGEST).any():
-                values = values[np.abs(values) <= _LARGEST].reshape(1, -1)
-            if values.size:
+                unbounded.add(number)
+            elif values.size:
                 if number not in observers:
                     observers[number] = make_observer(how, bits, symmetric=symmetric)
                 observers[number].update(values)
     ranges = {}
     for number, observer in observers.items():
+        if number in unbounded:
+            continue
         tensor = watched[number]
         low, high = observer.range()
         shape = [1] * (0 if tensor.shape is None else len(tensor.shape))
@@ -74,6 +82,27 @@ def activation_ranges(
             "max": np.full(shape, high, np.float32),
         }
     return ranges
+
+
+def without_range(model: Any, ranges: Ranges) -> Iterator[tuple[str, ...]]:
+    """Find the operations around activations that no range fits: a causal mask, say.
+
+    Args:
+        model: as ``read_model`` gives it.
+        ranges: of its activations.
+
+    Yields:
+        Names of the operation's outputs.
+    """
+    graph = model.subgraphs[0]
+    left = {
+        number
+        for number, tensor in _float_activations(model).items()
+        if tensor.name.decode() not in ranges
+    }
+    for operator in graph.operators:
+        if not left.isdisjoint(map(int, (*operator.inputs, *operator.outputs))):
+            yield tuple(graph.tensors[number].name.decode() for number in operator.outputs)
 
 
 def weight_ranges(operations: list[Operation], quantization: Quantization) -> Ranges:
