@@ -96,6 +96,20 @@ def operations(model: Any) -> Iterator[Operation]:
                 yield _operation(model, (number, index), kind, dequantized, constants)
 
 
+def input_of(model: Any, operation: Operation) -> int:
+    """Give the number of the tensor that an operation multiplies by its weights."""
+    graph, index = operation.place
+    operator = model.subgraphs[graph].operators[index]
+    return int(operator.inputs[_ACTIVATIONS_AT.get(operation.kind, 0)])
+
+
+def weights_of(model: Any, operation: Operation) -> Any:
+    """Give the tensor of an operation's float weights."""
+    graph, index = operation.place
+    number = model.subgraphs[graph].operators[index].inputs[_WEIGHTS_AT]
+    return model.subgraphs[graph].tensors[number]
+
+
 def operator_kinds(model: Any, graph: Any) -> list[str]:
     """Give what the schema calls each operator of a subgraph; nothing for one it does not know."""
     from ai_edge_litert.schema_py_generated import BuiltinOperator

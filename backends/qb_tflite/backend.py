@@ -13,7 +13,7 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
-from qb_tflite.support import SCOPE, native_support
+from qb_tflite.support import SCOPE, native_support, simulated_support
 
 _FORMAT = "tflite"
 
@@ -42,6 +42,8 @@ class TFLiteBackend:
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""
+        if quantization.execution == "simulated":
+            return simulated_support(quantization)
         return native_support(quantization, allow_known_broken=self._allow_known_broken)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
@@ -87,6 +89,8 @@ class TFLiteBackend:
         from qb_litert.facts import quantized_facts
         from qb_tflite.quantize import quantize
 
+        if quantization.execution == "simulated":
+            return self._simulate(model, baseline, quantization, calibration)
         made = quantize(
             baseline.data,
             model,
@@ -101,6 +105,26 @@ class TFLiteBackend:
             kept_float=made.kept_float,
         )
         return Artifact(made.data, _FORMAT, facts)
+
+    def _simulate(
+        self,
+        model: LoadModel,
+        baseline: Artifact,
+        quantization: Quantization,
+        calibration: Arrays | None,
+    ) -> Artifact:
+        from qb_litert.facts import simulated_facts
+        from qb_tflite.simulated import simulate, write
+
+        simulation = simulate(baseline.data, model, quantization, calibration)
+        left = simulation.left_out() if quantization.bits.activation else 0
+        facts = simulated_facts(
+            simulation.data,
+            {layer.weights: layer.operation for layer in simulation.layers},
+            quantization.scheme.scope_or(SCOPE),
+            (f"inputs of {left} layers stay float: they are in a branch or loop",) if left else (),
+        )
+        return Artifact(write(simulation), _FORMAT, facts)
 
     def open(
         self,

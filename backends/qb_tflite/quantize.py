@@ -12,7 +12,6 @@ from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantizat
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_litert.graph import (
-    LAYER_KINDS,
     Operation,
     operations,
     read_model,
@@ -22,7 +21,7 @@ from qb_litert.graph import (
 from qb_litert.quiet import quiet
 from qb_tflite.biases import flatten_biases
 from qb_tflite.following import following
-from qb_tflite.layers import layer_bits
+from qb_tflite.layers import bits_of_weights
 from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges, without_range
 from qb_tflite.support import SCOPE, SYMMETRIC_ACTIVATION_BITS
 
@@ -78,14 +77,7 @@ def quantize(
         if flatten_biases(graph):
             data = written(graph)
         weighted = [operation for operation in operations(graph) if operation.weights]
-        bits: dict[str, Bits | None] = dict.fromkeys(
-            (op.weights for op in weighted), quantization.bits
-        )
-        if quantization.scheme.layers:
-            bits = layer_bits(weighted, model(), quantization)
-        for op in weighted:
-            if LAYER_KINDS[op.kind] not in quantization.scheme.weights:
-                bits[op.weights] = None
+        bits = bits_of_weights(weighted, model, quantization)
         covered = [op for op in weighted if bits[op.weights] and op.values is not None]
         _check_weights(covered, quantization)
         ranges: Ranges = {}
