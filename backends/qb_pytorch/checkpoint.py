@@ -155,6 +155,21 @@ def macs(baseline: Artifact) -> layers.Macs:
     return layers.Macs(total, by_layer, content["weighted_macs"])
 
 
+def attention_spelled_out(
+    module: torch.nn.Module, baseline: Artifact
+) -> tuple[torch.nn.Module, layers.Macs]:
+    """Write attention layers as products with names of their own, and give what is multiplied.
+
+    Args:
+        module: a copy of the float model, changed in place.
+        baseline: what was counted when it was stored.
+    """
+    if not any(isinstance(one, torch.nn.MultiheadAttention) for one in module.modules()):
+        return module, macs(baseline)
+    module = spell_out(module, recurrent=False)
+    return module, layers.count_macs(module, example(baseline))
+
+
 def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU) -> Executable:
     """Put the stored state into the model and make it run.
 

@@ -9,6 +9,7 @@ compiler is needed.
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,8 +26,7 @@ from qb_cluster.contracts import (
 )
 from qb_cluster.errors import UnsupportedError
 from qb_pytorch import calibration, checkpoint, layers, lowering, modules, program_file
-from qb_pytorch.spelled_out import spell_out
-from qb_pytorch.support import SCOPE
+from qb_pytorch.support import BYTE, SCOPE
 from qb_pytorch.third_party import quiet
 
 FORMAT = "pt2"
@@ -74,21 +74,22 @@ def quantize(
             f"static int8 kernels need an x86 CPU and a torch built with oneDNN, and this is "
             f"{platform.machine()}; write execution: simulated"
         )
-    macs = checkpoint.macs(baseline)
-    if any(isinstance(one, torch.nn.MultiheadAttention) for one in module.modules()):
-        module = spell_out(module, recurrent=False)
-        macs = layers.count_macs(module, checkpoint.example(baseline))
+    module, macs = checkpoint.attention_spelled_out(module, baseline)
     bits = layers.bits_of_layers(module, quantization)
     _spell_out_padding(module)
     what = "PT2E cannot trace or quantize this model for batches of any size"
     with refusals(what, _ADVICE), quiet(), torch.no_grad():
         from torchao.utils import should_reduce_range
 
-        activation_bits = 7 if should_reduce_range(torch.device("cpu")) else 8
+        activation_bits = 7 if should_reduce_range(torch.device("cpu")) else BYTE
         quantizer = _quantizer(module, quantization, bits, activation_bits)
         data = _convert(module, modules.tensors(examples), quantizer)
-        notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
-        facts = _facts(module, data, quantization, macs, notes)
+        notes: tuple[str, ...] = ()
+        effective = None
+        if activation_bits < BYTE:
+            notes = ("7-bit activations: this CPU has no VNNI",)
+            effective = Bits(quantization.bits.weight, activation_bits)
+        facts = replace(_facts(module, data, quantization, macs, notes), effective_bits=effective)
     return Artifact(data, FORMAT, facts)
 
 

@@ -17,6 +17,7 @@ see ``nibbles``.
 """
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +28,6 @@ from qb_cluster.contracts import Artifact, Bits, Quantization, Scheme
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.weights import IntegerWeights, quantize_weights
 from qb_pytorch import checkpoint, cuda, layers, modules, nibbles, tinygemm
-from qb_pytorch.spelled_out import spell_out
 from qb_pytorch.support import SCOPE
 from qb_pytorch.third_party import quiet
 
@@ -60,11 +60,10 @@ def quantize(
     scheme = quantization.scheme
     parameters = modules.parameter_count(module)
     macs = checkpoint.macs(baseline)
-    has_attention = any(isinstance(m, torch.nn.MultiheadAttention) for m in module.modules())
-    if has_attention and device == cuda.CPU:
-        module = spell_out(module, recurrent=False)
-        macs = layers.count_macs(module, checkpoint.example(baseline))
+    if device == cuda.CPU:
+        module, macs = checkpoint.attention_spelled_out(module, baseline)
     bits = layers.bits_of_layers(module, quantization)
+    effective = None
     notes: list[str] = []
     with quiet():
         import torchao  # noqa: F401 chatters when it is first imported
@@ -72,6 +71,7 @@ def quantize(
 
         if scheme.activations == "dynamic" and should_reduce_range(torch.device(device)):
             bits = {name: Bits(min(own.weight, 7), own.activation) for name, own in bits.items()}
+            effective = Bits(min(quantization.bits.weight, 7), 7)
             notes.append("7-bit weights and activations: this CPU has no VNNI")
         if scheme.number != "integer" and device != cuda.CPU:
             cuda.require("fp8", _FP8_CAPABILITY)
@@ -83,7 +83,7 @@ def quantize(
         asked, kept = {bits[name].weight for name in wider}, {held[name] for name in wider}
         notes.append(f"weights of {_listed(asked)} bits are stored in {_listed(kept)} bits each")
     quantized = set(layers.weights(module, held))
-    content = checkpoint.Content(device=device, is_spelled_out=has_attention and device == cuda.CPU)
+    content = checkpoint.Content(device=device, is_spelled_out=device == cuda.CPU)
     halved = [
         f"{name}.weight".removeprefix(".")
         for name, width in held.items()
@@ -113,7 +113,8 @@ def quantize(
     fallback_ops = layers.float_ops(module, quantization, held)
     covered = layers.coverage_of(module, quantization, quantized)
     scope = scheme.scope_or(SCOPE)
-    return layers.with_facts(artifact, share, layer_share, fallback_ops, covered, scope)
+    made = layers.with_facts(artifact, share, layer_share, fallback_ops, covered, scope)
+    return replace(made, facts=replace(made.facts, effective_bits=effective))
 
 
 def _try(module: torch.nn.Module, baseline: Artifact) -> None:

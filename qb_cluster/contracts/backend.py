@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from qb_cluster.contracts.bits import Bits
 from qb_cluster.contracts.coverage import Coverage, Scope
 from qb_cluster.contracts.scheme import Quantization
 
@@ -59,6 +60,8 @@ class ArtifactFacts:
             float and for simulated.
         coverage: of the scheme; ``None`` where unknown, and for float.
         scope: which activations are rounded; ``None`` where none are.
+        effective_bits: what is computed in, where this CPU's kernels are narrower than was asked
+            for; ``None`` where they are not.
     """
 
     parameters: int
@@ -70,6 +73,24 @@ class ArtifactFacts:
     integer_layer_mac_share: float | None = None
     coverage: Coverage | None = None
     scope: Scope | None = None
+    effective_bits: Bits | None = None
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> "ArtifactFacts":
+        """Make facts of what ``dataclasses.asdict`` and JSON made of them.
+
+        Raises:
+            TypeError: a field is missing, or one is too many.
+        """
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in plain.items()
+        }
+        if fields.get("coverage"):
+            fields["coverage"] = {kind: tuple(count) for kind, count in plain["coverage"].items()}
+        if fields.get("effective_bits"):
+            fields["effective_bits"] = Bits(**fields["effective_bits"])
+        return cls(**fields)
 
     @property
     def bits_per_weight(self) -> float | None:
@@ -132,6 +153,10 @@ class Backend(Protocol):
     A backend that can do less with models of some kind also has ``refuses(kind, quantization) ->
     str``, which says why, or nothing. It is asked of model files where ``support`` said yes; for
     what a callable returns, ``quantize`` finds out.
+
+    A backend that simulates on files of its own format has ``simulates: tuple[str, ...]``, the
+    kinds of model that it simulates. Others simulate all that they take. Under ``execution: auto``
+    a callable's model, whose kind shows late, is left to those; ``execution: simulated`` asks it.
 
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.

@@ -75,6 +75,5 @@ def _made_of(job: Job) -> Hashable:
 
 def _of_another(outcome: Outcome) -> Outcome:
     """Say that the artifact was ready."""
-    reused = filter(None, (outcome.values.get("reused") or "").split(","))
-    names = ",".join(dict.fromkeys([*reused, "artifact"]))
+    names = list(dict.fromkeys([*(outcome.values.get("reused") or ()), "artifact"]))
     return replace(outcome, values=outcome.values | {"reused": names})

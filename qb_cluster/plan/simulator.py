@@ -12,6 +12,7 @@ from qb_cluster.spec import (
     named_backend,
     not_installed,
     resolve,
+    simulates,
 )
 
 REFERENCE = "pytorch"
@@ -38,14 +39,17 @@ def simulator(
 
     Returns:
         The first that is installed, may take the model and simulates the scheme; the reference
-        backend comes last. ``None`` when there is none. Where the model's kind is not known, a
-        backend that has no kind in common with the cell's cannot take it.
+        backend comes last, and after it the cell's own where it simulates some kinds of models
+        alone. ``None`` when there is none. Where the model's kind is not known, a backend that has
+        no kind in common with the cell's cannot take it, and if the one named here turns out not
+        to, the cell's own is asked (``worker.reference``).
 
     Raises:
         PlugInError: a backend cannot tell what it supports.
     """
     kinds = set(backend.backend.takes) if kind is None else {kind}
-    for candidate in dict.fromkeys((backend, *spec.backends, *_reference())):
+    first = [one for one in (backend, *spec.backends, *_reference()) if simulates(one, kind)]
+    for candidate in dict.fromkeys((*first, backend)):
         if (
             kinds & set(candidate.backend.takes)
             and not_installed(candidate) is None

@@ -1,5 +1,6 @@
 """Quality against bit-width: one series a scheme, and how many decibels a bit is worth in it."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from qb_cluster.contracts.cell import MEASURED
+from qb_cluster.report import cell_text
 from qb_cluster.report.comparison import CONDITIONS, in_order
 from qb_cluster.report.records import Row, are_baselines, records
 
@@ -38,14 +41,18 @@ _NEEDED: Final = (
     "value",
     "baseline_value",
     "sqnr_db",
+    "quantized_share",
+    "covered_share",
+    "integer_layer_mac_share",
 )
 _FLOAT_BITS: Final = 32
 
 _Place = tuple[str | int, ...]
 """Values of ``_PLACE``."""
 
-_Line = tuple[dict[str, str], dict[int, Row], set[int]]
-"""What may be in its label, its rows by the width that varies, and widths that are missing."""
+_Line = tuple[dict[str, str], dict[int, Row], dict[int, Row], set[int]]
+"""What may be in its label, its rows by the width that varies, those of partial cells likewise, and
+widths that are missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +74,34 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialPoint:
+    """A cell that quantized only a part of what its scheme covers: no point of a line.
+
+    Attributes:
+        bits: the bit-width that varies.
+        value: the metric.
+        sqnr_db: NaN where unknown.
+        words: how much it quantized, such as ``partial 27 %``.
+    """
+
+    bits: int
+    value: float
+    sqnr_db: float
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
 class BitSeries:
     """Cells that differ in one bit-width alone.
 
     Attributes:
         dataset, metric, device, threads, model: what all series in one picture share.
         label: what sets it apart from the others there.
-        bits: the bit-width that varies, ascending, shape (n,), n ≥ 3.
-        missing: bit-widths between them that were asked for and not had, shape (m,).
+        bits: the bit-width that varies, ascending, shape (n,); with those of partial cells at
+            least 3.
+        missing: bit-widths between them that were asked for and not had, shape (m,); those of
+            partial cells are among them.
+        partial: cells that quantized only a part, by ascending bits.
         value: the metric, shape (n,).
         baseline_value: the metric of the float model; NaN where unknown.
         sqnr_db: shape (n,); infinite where outputs are equal, NaN where unknown.
@@ -90,6 +117,7 @@ class BitSeries:
     label: str
     bits: NDArray[np.int64]
     missing: NDArray[np.int64]
+    partial: tuple[PartialPoint, ...]
     value: NDArray[np.float64]
     baseline_value: float
     sqnr_db: NDArray[np.float64]
@@ -104,26 +132,29 @@ def bit_series(results: pd.DataFrame) -> list[BitSeries]:
     and so do weights of any width with activations of one, and the reverse.
 
     Args:
-        results: the table ``results``; cells that are not ok do not count.
+        results: the table ``results``; cells that are neither ok nor partial do not count, and
+            one of a series is ok.
     """
     cells = records(in_order(results[~are_baselines(results)])[list(_NEEDED)])
     found: dict[_Place, list[_Line]] = {}
     for group in _grouped(cells, _GROUP).values():
         for which, varied, asked in _lines(group):
-            line = [row for row in asked if row["status"] == "ok"]
-            missing = {row[varied] for row in asked} - {row[varied] for row in line}
+            line = [row for row in asked if row["status"] in MEASURED]
+            whole = {row[varied] for row in line if row["status"] == "ok"}
+            missing = {row[varied] for row in asked} - whole
             twice = len({row[varied] for row in line}) < len(line)
             parts = _grouped(line, ["execution"]).items() if twice else [(("",), line)]
             for (execution,), part in parts:
-                by_bits = {row[varied]: row for row in reversed(part)}
-                if len(by_bits) >= FEWEST_WIDTHS:
+                by_bits = {row[varied]: row for row in reversed(part) if row["status"] == "ok"}
+                partial = {row[varied]: row for row in reversed(part) if row["status"] != "ok"}
+                if by_bits and len(by_bits.keys() | partial.keys()) >= FEWEST_WIDTHS:
                     place = tuple(part[0][name] for name in _PLACE)
                     names = _parts(part[0], which, str(execution))
-                    found.setdefault(place, []).append((names, by_bits, missing))
+                    found.setdefault(place, []).append((names, by_bits, partial, missing))
     return [
-        _series(_label(parts, neighbours), by_bits, missing)
+        _series(_label(names, neighbours), by_bits, partial, missing)
         for neighbours in found.values()
-        for parts, by_bits, missing in neighbours
+        for names, by_bits, partial, missing in neighbours
     ]
 
 
@@ -209,13 +240,19 @@ def _label(parts: Mapping[str, str], neighbours: Sequence[_Line]) -> str:
         for name, text in parts.items()
         if text
         and (
-            name in {"scheme", "which"}
-            or len({other[name] for other, _, _ in neighbours} - {""}) > 1
+            name in {"scheme", "which"} or len({other[name] for other, *_ in neighbours} - {""}) > 1
         )
     )
 
 
-def _series(label: str, by_bits: Mapping[int, Row], missing: set[int]) -> BitSeries:
+def _partial(width: int, row: Row) -> PartialPoint:
+    value, sqnr_db = (math.nan if row[n] is None else row[n] for n in ("value", "sqnr_db"))
+    return PartialPoint(width, value, sqnr_db, cell_text.partial(row))
+
+
+def _series(
+    label: str, by_bits: Mapping[int, Row], partial: Mapping[int, Row], missing: set[int]
+) -> BitSeries:
     bits = sorted(by_bits)
     line = [by_bits[width] for width in bits]
     value, sqnr_db = (
@@ -231,6 +268,7 @@ def _series(label: str, by_bits: Mapping[int, Row], missing: set[int]) -> BitSer
         label,
         widths,
         np.array(sorted(w for w in missing if bits[0] < w < bits[-1]), dtype=np.int64),
+        tuple(_partial(width, partial[width]) for width in sorted(partial)),
         value,
         np.nan if first["baseline_value"] is None else first["baseline_value"],
         sqnr_db,

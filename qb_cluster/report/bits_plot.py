@@ -106,6 +106,8 @@ def _draw_row(
                     **look | {"linestyle": "none"},
                     markerfacecolor="white",
                 )
+        for panel, name in ((quality, "value"), (noise, "sqnr_db")):
+            _draw_partial(panel, one, name, look["color"])
     for number, height in enumerate(sorted({one.baseline_value for one in group})):
         quality.axhline(height, color="0.4", linewidth=0.9, linestyle=(0, (1, 2)), zorder=0)
         if number == 0:
@@ -115,12 +117,30 @@ def _draw_row(
     quality.set_title(f"{model} · {where}", fontsize=10, loc="left", parse_math=False)
     quality.set_ylabel(metric, parse_math=False)
     noise.set_ylabel("SQNR of the outputs in dB")
-    widths = sorted({int(bits) for one in group for bits in one.bits})
+    partial = {point.bits for one in group for point in one.partial}
+    widths = sorted({int(bits) for one in group for bits in one.bits} | partial)
     for panel in (quality, noise):
         panel.set_xlabel("bits")
         panel.set_xticks(widths)
         panel.grid(visible=True, color="0.92")
     _draw_key(key, (quality, noise), are_mixed=are_mixed)
+
+
+def _draw_partial(panel: "Axes", one: BitSeries, name: str, colour: str) -> None:
+    """Draw cells that quantized only a part as crosses off the line, with how much they did."""
+    for point in one.partial:
+        height = getattr(point, name)
+        if np.isfinite(height):
+            panel.plot(point.bits, height, color=colour, marker="x", linestyle="none")
+            panel.annotate(
+                point.words,
+                (point.bits, height),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+                color=colour,
+                parse_math=False,
+            )
 
 
 def _draw_law(noise: "Axes", group: Sequence[BitSeries]) -> None:

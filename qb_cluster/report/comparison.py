@@ -67,6 +67,7 @@ COLUMNS: Final = (
     "simulator",
     "reference_sqnr_db",
     "reference_agreement",
+    "effective_bits",
     "bits_per_weight",
     "quantized_share",
     "integer_mac_share",

@@ -8,6 +8,7 @@ from contextlib import closing
 import pandas as pd
 
 from qb_cluster.errors import QueryError
+from qb_cluster.report.records import with_lists_as_text
 
 _READING = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_FUNCTION}
 _TABLE = "comparison"
@@ -19,14 +20,15 @@ def where(cells: pd.DataFrame, condition: str) -> pd.DataFrame:
 
     Args:
         cells: the comparison.
-        condition: of SQLite's dialect, over the columns of ``cells``.
+        condition: of SQLite's dialect, over the columns of ``cells``; lists are text there, their
+            members apart by "; ".
 
     Raises:
         QueryError: the condition is broken, or names no column.
     """
     with closing(sqlite3.connect(":memory:")) as database:
         plain = cells.reset_index(drop=True)
-        plain.to_sql(_TABLE, database, index_label="row_number")
+        with_lists_as_text(plain).to_sql(_TABLE, database, index_label="row_number")
         database.set_authorizer(_authorized)
         # A line of its own ends a comment.
         statement = f"SELECT row_number FROM {_TABLE} WHERE ({condition}\n)"  # noqa: S608 - it may only read
@@ -53,7 +55,9 @@ def in_order_of(cells: pd.DataFrame, columns: str) -> pd.DataFrame:
     plain = [name.removeprefix("-") for name in names]
     _check(plain, list(cells.columns), "--sort")
     ascending = [not name.startswith("-") for name in names]
-    return cells.sort_values(plain, ascending=ascending, kind="stable", ignore_index=True)
+    sortable = with_lists_as_text(cells).reset_index(drop=True)
+    order = sortable.sort_values(plain, ascending=ascending, kind="stable").index
+    return cells.iloc[order].reset_index(drop=True)
 
 
 def some_columns(cells: pd.DataFrame, columns: str) -> pd.DataFrame:

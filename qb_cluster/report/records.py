@@ -1,13 +1,18 @@
 """Rows of a table as plain mappings, grouped by where they were measured."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
 
+from qb_cluster.store.tables import RESULTS
+
 Row = Mapping[str, Any]
 """A row of results or of the comparison, with ``None`` for null."""
+
+LISTS: Final = frozenset(column.name for column in RESULTS if pa.types.is_list(column.type))
+"""Columns of the table ``results`` that hold lists."""
 
 Place = tuple[str, str, str, int]
 """Dataset, metric, device, threads: cells that differ in one of these never share a table."""
@@ -34,7 +39,20 @@ def are_baselines(cells: pd.DataFrame) -> pd.Series:
 
 def notes_of(row: Row) -> list[str]:
     """Give the notes of a row of results or of the comparison."""
-    return row["notes"].split("; ") if row["notes"] else []
+    return list(row["notes"] or ())
+
+
+def with_lists_as_text(cells: pd.DataFrame) -> pd.DataFrame:
+    """Give a table whose lists are text, their members apart by "; ", for what knows no lists."""
+    found = cells.copy()
+    for name in cells.columns.intersection(list(LISTS)):
+        found[name] = cells[name].map(list_as_text, na_action="ignore").astype("str")
+    return found
+
+
+def list_as_text(members: Iterable[Any]) -> str:
+    """Write a list in one line."""
+    return "; ".join(map(str, members))
 
 
 def by_place(cells: Sequence[Row]) -> dict[Place, list[Row]]:

@@ -173,8 +173,7 @@ def reuse(results: pd.DataFrame) -> tuple[Reuse, ...]:
     native = quantized[quantized["simulator"].notna()]
 
     def count(what: str, name: str, needing: pd.DataFrame) -> Reuse:
-        ready = needing["reused"].fillna("").str.split(",")
-        found = int(ready.map(lambda names: name in names).sum())
+        found = sum(name in ready for ready in needing["reused"].dropna())
         return Reuse(what, len(needing) - found, found)
 
     counts = (

@@ -11,6 +11,7 @@ from typing import Final
 import pandas as pd
 
 from qb_cluster.contracts.calibration import Calibration
+from qb_cluster.contracts.cell import MEASURED
 from qb_cluster.report import verdicts
 from qb_cluster.report.records import Row, are_baselines, is_baseline, records
 from qb_cluster.report.table import Table
@@ -79,15 +80,15 @@ def unchanged(cells: pd.DataFrame, outputs: pd.Series) -> tuple[Unchanged, ...]:
     """Find the axes that changed nothing.
 
     A value of an axis is found where a backend gives the same outputs for it as for another value
-    in every pair of its cells that differ in this axis alone. Cells that are not ok do not count,
-    and neither do those that gave the float model's outputs: they say so themselves.
+    in every pair of its cells that differ in this axis alone. Cells that were not measured do not
+    count, and neither do those that gave the float model's outputs: they say so themselves.
 
     Args:
         cells: the comparison, with ``same_as``.
         outputs: ``outputs_digest`` by ``cell_id``.
     """
     floats = cells.loc[are_baselines(cells), "cell_id"]
-    counts = (cells["status"] == "ok") & ~are_baselines(cells)
+    counts = cells["status"].isin(MEASURED) & ~are_baselines(cells)
     counts &= ~cells["same_as"].isin(set(floats))
     if not (counts & cells["same_as"].notna()).any():
         return ()

@@ -18,7 +18,7 @@ from qb_cluster.report import answer_table, query
 from qb_cluster.report.analysis import Analysis, analyse, judgement_of
 from qb_cluster.report.answer import Answer, answer
 from qb_cluster.report.document import build
-from qb_cluster.report.records import records
+from qb_cluster.report.records import list_as_text, records, with_lists_as_text
 from qb_cluster.report.render import escaped, to_terminal
 from qb_cluster.report.write import write_files
 from qb_cluster.store.reading import StoredRun, read_run
@@ -108,7 +108,7 @@ def _asked(comparison: pd.DataFrame, wish: Wish) -> pd.DataFrame:
 def _print(found: Analysis, cells: pd.DataFrame, console: Console, wish: Wish) -> None:
     chosen = cells if wish.columns is None else query.some_columns(cells, wish.columns)
     if wish.format == "csv":
-        _plain(console, chosen.to_csv(index=False))
+        _plain(console, with_lists_as_text(chosen).to_csv(index=False))
         return
     if wish.format == "json":
         structure = _as_json(answer(found, cells), chosen)
@@ -174,4 +174,6 @@ def _plain(console: Console, text: str) -> None:
 def _text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, list):
+        return list_as_text(value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -9,6 +9,7 @@ from qb_cluster.report import answer_table, bits_plot
 from qb_cluster.report.analysis import Analysis
 from qb_cluster.report.answer import answer
 from qb_cluster.report.document import Document
+from qb_cluster.report.records import with_lists_as_text
 from qb_cluster.report.render import to_markdown
 from qb_cluster.storage import Folder
 
@@ -40,12 +41,12 @@ def write_files(found: Analysis, document: Document, notice: Callable[[str], Non
     first = answer_table.to_markdown(answer(found, comparison))
     contents = {
         "comparison.parquet": comparison.to_parquet(index=False),
-        "comparison.csv": comparison.to_csv(index=False).encode(),
+        "comparison.csv": with_lists_as_text(comparison).to_csv(index=False).encode(),
         "comparison.md": to_markdown(document, figures, first).encode(),
     }
     if len(found.devices):
         contents["devices.parquet"] = found.devices.to_parquet(index=False)
-        contents["devices.csv"] = found.devices.to_csv(index=False).encode()
+        contents["devices.csv"] = with_lists_as_text(found.devices).to_csv(index=False).encode()
     if len(found.agreement):
         contents["agreement.parquet"] = found.agreement.to_parquet(index=False)
     if picture:

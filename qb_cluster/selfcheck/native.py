@@ -46,8 +46,6 @@ _ORACLES: Final = {"torch": "qb_pytorch.oracle", "keras": "qb_tensorflow.oracle"
 and outputs with channels on axis 0, 1 and 1, as ``qb_pytorch.oracle`` says."""
 _EXAMPLES: Final = 256
 _TOLERANCE_DB: Final = 0.3
-_SEVEN_BITS: Final = "7-bit "
-"""How a note begins that tells of fewer bits than were asked for."""
 _LAW: Final = "NumPy on the same tensors, SQNR dB"
 
 
@@ -204,12 +202,7 @@ def _declared(quantization: Quantization, artifact: Artifact) -> Quantization:
 
     Who says nothing is held against what was asked for.
     """
-    told = [note for note in artifact.facts.notes if note.startswith(_SEVEN_BITS)]
-    bits = quantization.bits
-    if not told or bits.activation is None:
-        return quantization
-    weight = min(bits.weight, 7) if "weights" in told[0] else bits.weight
-    return replace(quantization, bits=Bits(weight, min(bits.activation, 7)))
+    return replace(quantization, bits=artifact.facts.effective_bits or quantization.bits)
 
 
 def _references(layer: _Layer, quantization: Quantization) -> dict[str, float]:

@@ -11,6 +11,7 @@ from qb_cluster.spec.support import (
     not_installed,
     on_gpu,
     resolve,
+    simulates,
     takes,
 )
 from qb_cluster.spec.sweep import (
@@ -46,5 +47,6 @@ __all__ = [
     "not_installed",
     "on_gpu",
     "resolve",
+    "simulates",
     "takes",
 ]

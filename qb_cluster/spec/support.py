@@ -42,6 +42,12 @@ def takes(backend: NamedBackend, kind: ModelKind | None) -> bool:
     return kind is None or kind in backend.backend.takes
 
 
+def simulates(backend: NamedBackend, kind: ModelKind | None) -> bool:
+    """Tell whether a backend simulates models of a kind; for ``None`` it must be all it takes."""
+    kinds = _simulated_kinds(backend)
+    return set(backend.backend.takes) <= set(kinds) if kind is None else kind in kinds
+
+
 def not_installed(backend: NamedBackend) -> str | None:
     """Tell what a backend needs and this machine lacks; ``None`` when it can work here.
 
@@ -117,6 +123,13 @@ def resolve(
     if native.supported:
         return Resolution("native", native.reason)
     simulated = ask("simulated")
+    if simulated.supported and not simulates(backend, kind):
+        kinds = ", ".join(_simulated_kinds(backend))
+        simulated = Support(
+            supported=False,
+            reason=f"{backend.ref.label} simulates models of kind {kinds}, and whether this is one "
+            "shows when it is called: `execution: simulated` asks for it",
+        )
     if simulated.supported:
         caveat = f"; {simulated.reason}" if simulated.reason else ""
         return Resolution("simulated", f"not native: {native.reason}{caveat}")
@@ -151,6 +164,9 @@ def ask_support(
             f"backend '{name}': support() gave {type(support).__name__}; "
             "return qb_cluster.contracts.Support"
         )
+    is_simulated = quantization.execution == "simulated"
+    if support.supported and is_simulated and kind is not None and not simulates(backend, kind):
+        return Support(supported=False, reason=f"{name} does not simulate models of kind {kind}")
     if support.supported and refusal:
         return Support(supported=False, reason=refusal)
     if not support.supported and not support.reason:
@@ -158,6 +174,11 @@ def ask_support(
             supported=False, reason="the backend does not support it and does not say why"
         )
     return support
+
+
+def _simulated_kinds(backend: NamedBackend) -> tuple[str, ...]:
+    kinds: tuple[str, ...] = getattr(backend.backend, "simulates", backend.backend.takes)
+    return kinds
 
 
 @cache

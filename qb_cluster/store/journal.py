@@ -69,7 +69,9 @@ def from_row(row: dict[str, Any], environment: dict[str, Any]) -> JournalEntry:
         finished_at=row["finished_at"],
         values=json.loads(row["values_json"]),
         quality=QualityResult(
-            artifact=ArtifactRef(**artifact | {"facts": _facts(artifact["facts"])}),
+            artifact=ArtifactRef(
+                **artifact | {"facts": ArtifactFacts.from_plain(artifact["facts"])}
+            ),
             outputs_digest=quality["outputs_digest"],
             content=quality["content"] and Content(**quality["content"]),
         ),
@@ -79,13 +81,9 @@ def from_row(row: dict[str, Any], environment: dict[str, Any]) -> JournalEntry:
     return JournalEntry(outcome, row["attempt"])
 
 
-def _facts(plain: dict[str, Any]) -> ArtifactFacts:
-    """Make facts of their JSON form, which has lists where they have tuples."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-    return ArtifactFacts(**fields)
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"a stage's values are numbers, text or null, not {type(value).__name__}")
+    raise TypeError(
+        f"a stage's values are numbers, text, lists or null, not {type(value).__name__}"
+    )

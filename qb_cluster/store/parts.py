@@ -252,7 +252,9 @@ def _read(file: pq.ParquetFile, table: TableName, columns: Sequence[str] | None)
     present = [field.name for field in fields if field.name in file.schema_arrow.names]
     found = file.read(present, use_threads=False)
     data = [
-        found[field.name] if field.name in present else pa.nulls(len(found), field.type)
+        _as_now(found[field.name], field)
+        if field.name in present
+        else pa.nulls(len(found), field.type)
         for field in fields
     ]
     return pa.table(data, schema=pa.schema(fields))
@@ -264,7 +266,24 @@ def _mismatch(schema: pa.Schema, table: TableName) -> str:
         return f"has the newer layout {version.decode()}; this QuantBench knows {SCHEMA_VERSION}"
     ours = SCHEMAS[table]
     if version.isdigit() and int(version) < SCHEMA_VERSION:  # a layout only ever gains columns
-        ours = pa.schema([field for field in ours if field.name in schema.names])
+        ours = pa.schema([_as_then(f, schema) for f in ours if f.name in schema.names])
     if not schema.equals(ours):
         return f"is no part of the table '{table}'"
     return ""
+
+
+def _as_then(field: pa.Field, schema: pa.Schema) -> pa.Field:
+    """Give a field as it may be in an older layout, where lists were text."""
+    was = schema.field(field.name)
+    is_joined = pa.types.is_list(field.type) and pa.types.is_string(was.type)
+    return was if is_joined else field
+
+
+def _as_now(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:
+    """Take text of an older layout apart where there are lists now."""
+    if column.type == field.type:
+        return column
+    between = "; " if field.name == "notes" else ","
+    lists = [text if not text else text.split(between) for text in column.to_pylist()]
+    values = pa.array([[] if one == "" else one for one in lists], pa.list_(pa.string()))
+    return pa.chunked_array([values.cast(field.type)])

@@ -4,6 +4,7 @@ Built column by column: a sweep of no-op cells spends its time here, and a value
 what it does row by row.
 """
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -158,8 +159,9 @@ def _percentile(calibration: Calibration) -> float | None:
     return calibration.percentile if calibration.observer == "percentile" else None
 
 
-def _notes(ended: FinishedCell) -> str | None:
-    """Join what there is, each once, in order; a reason that is the error is said there."""
+def _notes(ended: FinishedCell) -> list[str] | None:
+    """Give what there is, each once, in order; a reason that is the error is said there."""
     reason = ended.cell.reason if ended.cell.reason != ended.error else ""
-    notes = [reason, *(outcome.values.get("notes") for outcome in ended.outcomes)]
-    return "; ".join(dict.fromkeys(note for note in notes if note)) or None
+    found = (outcome.values.get("notes") or () for outcome in ended.outcomes)
+    notes = [reason, *itertools.chain.from_iterable(found)]
+    return list(dict.fromkeys(note for note in notes if note)) or None

@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 import pyarrow as pa
 from tabulate import tabulate
 
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 TableName = Literal[
     "results", "predictions", "samples", "layers", "stages", "environments", "sweeps"
@@ -20,6 +20,7 @@ TABLES: Final[tuple[TableName, ...]] = get_args(TableName)
 
 _TEXT, _INT, _SHORT, _REAL = pa.string(), pa.int64(), pa.int16(), pa.float64()
 _TIME = pa.timestamp("us", tz="UTC")
+_TEXTS, _INTS = pa.list_(_TEXT), pa.list_(_INT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ RESULTS: Final = (
     Column("artifact_bytes", _INT, "size of the artifact; null where simulated"),
     Column("baseline_artifact_bytes", _INT, "size of the float artifact"),
     Column("weight_bytes", _INT, "bytes of the parameters in it, scales included"),
+    Column("effective_bits", _TEXT, "where this CPU's kernels are narrower than `bits`: theirs"),
     Column("bits_per_weight", _REAL, "bits really stored per parameter; null where simulated"),
     Column("quantized_share", _REAL, "share of the parameters really quantized, 0 to 1"),
     Column("integer_mac_share", _REAL, "share of multiply-accumulates in integers, 0 to 1"),
@@ -86,8 +88,8 @@ RESULTS: Final = (
     Column("coverage", _TEXT, "parameters quantized and covered, by kind of layer, as JSON"),
     Column("covered_share", _REAL, "share of the covered weights really quantized, 0 to 1"),
     Column("activation_scope", _TEXT, "activations rounded: `inputs`, `layers` or `all`"),
-    Column("fallback_ops", _TEXT, "ops that stayed float though the scheme covers them"),
-    Column("notes", _TEXT, "caveats and surprises, separated by semicolons"),
+    Column("fallback_ops", _TEXTS, "ops that stayed float though the scheme covers them"),
+    Column("notes", _TEXTS, "caveats and surprises"),
     Column("latency_median_ns", _INT, "time of one example: geometric mean of the blocks' medians"),
     Column("latency_iqr_ns", _INT, "its interquartile range"),
     Column("baseline_latency_median_ns", _INT, "the same of the float arm, timed in turn with it"),
@@ -97,7 +99,7 @@ RESULTS: Final = (
     Column("speedup_high", _REAL, "upper end of the interval of the speed-up"),
     Column("speedup_verdict", _TEXT, "`faster`, `slower`, `equivalent` or `undecided`"),
     Column("latency_runs", _INT, "timed runs of each arm"),
-    Column("latency_flags", _TEXT, "what was unfair about the timing, such as `noisy,unpinned`"),
+    Column("latency_flags", _TEXTS, "what was unfair about the timing, such as `noisy`"),
     Column("first_inference_ns", _INT, "time of the very first run"),
     Column("prepare_ns", _INT, "time to convert, calibrate and quantize"),
     Column("open_ns", _INT, "time to load the artifact into the runtime"),
@@ -111,7 +113,7 @@ RESULTS: Final = (
     Column("board", _TEXT, "what that machine calls itself; null where it does not say"),
     Column("accelerator", _TEXT, "name of the GPU it ran on; null on the processor"),
     Column("runtime", _TEXT, "what ran it, apart from what made it: `tflite-runtime 2.14.0`"),
-    Column("affinity", _TEXT, "cores the worker was pinned to, such as `0,1`"),
+    Column("affinity", _INTS, "cores the worker was pinned to"),
     Column("niceness", _INT, "niceness of the worker"),
     Column("foreign_cores", _REAL, "cores that others kept busy while it was timed"),
     Column("calibration_samples", _INT, "calibration examples used at most"),
@@ -121,7 +123,7 @@ RESULTS: Final = (
     Column("attempt", _INT, "how often its last stage was tried; 0 where none was"),
     Column("started_at", _TIME, "start of the first stage"),
     Column("finished_at", _TIME, "end of the last stage"),
-    Column("reused", _TEXT, "what its stages found ready, such as `model,dataset,baseline`"),
+    Column("reused", _TEXTS, "what its stages found ready, such as `model` and `baseline`"),
     Column("content_key", _TEXT, "hash of all that can change its numbers, once loaded"),
     Column("env_id", _TEXT, "key into `environments`"),
     Column("spec_digest", _TEXT, "key into `sweeps`"),
@@ -142,7 +144,7 @@ _COLUMNS: Final[dict[TableName, tuple[Column, ...]]] = {
         Column("block", _INT, "number of the ABBA block, from 0"),
         Column("position", _INT, "order within the block, from 0"),
         Column("arm", _TEXT, "`baseline` or `quantized`"),
-        Column("latency_ns", pa.list_(_INT), "times of single runs, in the order taken"),
+        Column("latency_ns", _INTS, "times of single runs, in the order taken"),
     ),
     "layers": (
         Column("cell_id", _TEXT, "key into `results`"),

@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from qb_cluster.catalog import model_cache
 from qb_cluster.contracts import Artifact, ArtifactFacts
@@ -65,10 +65,7 @@ class ArtifactCache:
                 kept, data = json.loads(file.readline()), file.read()
             if kept["digest"] != blake2b(data, digest_size=16).hexdigest():
                 return None  # damaged
-            facts: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in kept["facts"].items()
-            }
-            artifact = Artifact(data, kept["format"], ArtifactFacts(**facts))
+            artifact = Artifact(data, kept["format"], ArtifactFacts.from_plain(kept["facts"]))
             os.utime(path)  # used just now
             return artifact, int(kept["prepare_ns"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError):

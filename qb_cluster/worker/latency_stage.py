@@ -44,7 +44,7 @@ def run_latency(
     result = timing.result
     values["first_inference_ns"] = timing.first_inference_ns
     if timing.is_device_timed:
-        values["notes"] = DEVICE_TIMED
+        values["notes"] = [DEVICE_TIMED]
     verdict = latency.speedup(result, task.cell.measure.confidence)
     arms: tuple[tuple[str, latency.Arm], ...] = (("", "quantized"), ("baseline_", "baseline"))
     for prefix, arm in arms:
@@ -64,9 +64,7 @@ def run_latency(
         "speedup_high": verdict.high,
         "speedup_verdict": verdict.verdict,
         "latency_runs": len(result.samples("quantized")),
-        "latency_flags": ",".join(
-            (*(name for name, raised in flags.items() if raised), *timing.flags)
-        ),
+        "latency_flags": [*(name for name, raised in flags.items() if raised), *timing.flags],
         "niceness": timing.niceness,
         "foreign_cores": timing.foreign_cores,
     }

@@ -123,7 +123,7 @@ def made_before(
     values.update(before.values)
     if known is not None:  # of this device, where its runtime counts
         values["content_key"] = cell_key(task.cell, known, scheme_digest(task.cell.scheme), None)
-    loaded.reused.update(filter(None, (before.values.get("reused") or "").split(",")))
+    loaded.reused.update(before.values.get("reused") or ())
     ref = before.quality.artifact
     preparation = _preparation(task, loaded, content, cache)
     twin = before.quality.twin
@@ -149,13 +149,14 @@ def _state_facts(
     values["quantized_share"] = facts.quantized_parameters / max(1, facts.parameters)
     values["integer_mac_share"] = facts.integer_mac_share
     values["integer_layer_mac_share"] = facts.integer_layer_mac_share
-    values["fallback_ops"] = ",".join(facts.fallback_ops)
+    values["fallback_ops"] = list(facts.fallback_ops)
     values["weight_bytes"] = None if simulated else facts.parameter_bytes
     values["activation_scope"] = facts.scope
     if facts.coverage is not None:
         values["coverage"] = json.dumps(facts.coverage)
         values["covered_share"] = covered_share(facts.coverage)
-    values["notes"] = "; ".join(facts.notes) or None
+    values["effective_bits"] = facts.effective_bits and str(facts.effective_bits)
+    values["notes"] = list(facts.notes) or None
     if baseline is None:
         return
     values["baseline_artifact_bytes"] = baseline.artifact.size_bytes
@@ -203,6 +204,7 @@ def find_twin(
         except CellError as error:
             note = f"kernels are held against nothing: {error}"
         else:
+            values["simulator"] = twin.simulator
             _note(values, twin.note)
             return twin
     _note(values, note)
@@ -210,4 +212,4 @@ def find_twin(
 
 
 def _note(values: dict[str, Any], note: str) -> None:
-    values["notes"] = "; ".join(filter(None, [values.get("notes"), note])) or None
+    values["notes"] = [*(values.get("notes") or ()), *filter(None, [note])] or None

@@ -63,7 +63,7 @@ def run_quality(
     cell = task.cell
     with site.pinned(task.cores):
         values["threads"] = cell.device.threads
-        values["affinity"] = ",".join(str(core) for core in task.cores)
+        values["affinity"] = list(task.cores)
         made = made_before(task, loaded, artifacts, cache, values) or make(
             task, loaded, artifacts, cache, values
         )
@@ -81,7 +81,7 @@ def run_quality(
             outputs = _checked(cell, run)
             compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
             doubts = comparison.doubts(named, outputs, dataset.targets)
-            values["notes"] = "; ".join(filter(None, [values.get("notes"), *doubts])) or None
+            values["notes"] = [*(values.get("notes") or ()), *doubts] or None
         else:
             baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
             outputs = _quantized_outputs(cell, run, baseline, made, artifacts, values)

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 from qb_cluster.catalog import plugins
 from qb_cluster.catalog.content import backend_digest, scheme_digest
 from qb_cluster.catalog.counted import TWIN
+from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Backend, Cell, Content, Ref
 from qb_cluster.contracts.coverage import Scope
+from qb_cluster.errors import UnsupportedError
 from qb_cluster.evaluation import inference
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.preparation import Preparation, asked
@@ -22,11 +24,13 @@ class Twin:
 
     Attributes:
         name: that it is kept under.
+        simulator: label of the backend that simulated.
         outputs: of the simulation.
         note: what it covers otherwise than the kernels do; empty where they cover the same.
     """
 
     name: str
+    simulator: str
     outputs: NDArray[np.float32]
     note: str = ""
 
@@ -38,14 +42,28 @@ def simulated_twin(
 
     Args:
         cell: a native cell.
-        simulator: the backend that simulates.
+        simulator: the backend that simulates; where it turns out not to take the model, the
+            cell's own does.
         preparation: of the cell itself.
         artifacts: where the outputs of twins are kept.
 
     Raises:
         CellError: it cannot be simulated.
     """
+    try:
+        return _twin(cell, simulator, preparation, artifacts)
+    except UnsupportedError:
+        kinds = getattr(preparation.backend, "simulates", ())
+        if simulator == cell.backend or model_kind(preparation.loaded.model()) not in kinds:
+            raise
+        return _twin(cell, cell.backend, preparation, artifacts)
+
+
+def _twin(cell: Cell, simulator: Ref, preparation: Preparation, artifacts: ArtifactFolder) -> Twin:
     backend = plugins.make("backend", simulator)
+    supported = backend.support(asked(cell, "simulated"))
+    if not supported.supported:
+        raise UnsupportedError(supported.reason)
     digest = backend_digest(backend, simulator)
     scope, note = _scope(cell, preparation.backend, backend)
     name = twin_name(cell, preparation.content, digest, scope)
@@ -56,7 +74,7 @@ def simulated_twin(
         artifacts.put_twin(name, kept)
     else:
         preparation.loaded.reused.add("twin")
-    return Twin(name, kept, note)
+    return Twin(name, simulator.label, kept, note)
 
 
 def _scope(cell: Cell, native: Backend, simulator: Backend) -> tuple[Scope | None, str]:

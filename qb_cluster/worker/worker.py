@@ -177,7 +177,7 @@ class Worker:
                 return run_prepare(task, loaded, self._artifacts, self._cache, values)
             return run_quality(task, loaded, self._artifacts, self._cache, site, values)
         finally:
-            values["reused"] = ",".join(name for name in REUSED if name in loaded.reused) or None
+            values["reused"] = [name for name in REUSED if name in loaded.reused] or None
 
     def _load(self, task: Task) -> Loaded:
         cell = task.cell

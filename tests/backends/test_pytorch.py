@@ -315,6 +315,7 @@ def test_static_int8_stores_every_weight_in_a_byte(bench):
     assert facts.quantized_parameters == weights
     assert 8 < facts.bits_per_weight < 12
     assert facts.notes == SEVEN_BITS
+    assert facts.effective_bits == (Bits(8, 7) if NO_VNNI else None)
 
 
 def test_the_int8_artifact_is_smaller_than_the_float_one(bench):

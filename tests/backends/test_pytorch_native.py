@@ -438,6 +438,7 @@ def test_a_cpu_without_vnni_gets_seven_bits_and_is_told(net, inputs, monkeypatch
     monkeypatch.setattr("torchao.utils.should_reduce_range", lambda _: True)
     artifact = quantize(net, inputs, Scheme("dynamic", "dynamic"), "w8a8")
     assert "7-bit weights and activations: this CPU has no VNNI" in artifact.facts.notes
+    assert artifact.facts.effective_bits == Bits(7, 7)
     assert stored(artifact)["state"]["mix.weight"].qdata.abs().max() == 63
     exact = run(net, inputs, convert(net, inputs))
     assert 25 < sqnr_db(exact, run(net, inputs, artifact)) < 45

@@ -391,6 +391,26 @@ def test_what_a_backend_refuses_of_a_kind_of_model_file_is_unsupported_in_the_pl
     )
 
 
+@pytest.mark.usefixtures("onnx_file")
+def test_who_simulates_files_of_its_format_alone_does_so_where_it_is_a_file_or_is_asked(
+    cells_of, spec_text
+):
+    text = spec_text.replace("stub_plugins:small", "nets/net.onnx").replace("Half", "OfFiles")
+
+    def of(text, is_file):
+        cells = [cell for cell in cells_of(text) if not cell.is_baseline]
+        return {str(c.bits): c for c in cells if (c.model.label == "nets/net.onnx") == is_file}
+
+    assert of(text, True)["w4"].execution == "simulated"
+    assert of(text, True)["w8"].simulator.label == "stub_plugins:OfFiles"
+    left = of(text, False)["w4"]
+    assert left.execution is None
+    assert "`execution: simulated` asks for it" in left.reason
+    assert of(text + "execution: simulated\n", False)["w4"].execution == "simulated"
+    # Who simulates all that it takes comes before it, where the kind of model is not known.
+    assert of(text, False)["w8"].simulator.label == "pytorch"
+
+
 @pytest.mark.parametrize("scheme", ["weight_only", "static"])
 def test_the_plan_of_a_saved_model_says_what_the_run_will(cells_of, tmp_path, monkeypatch, scheme):
     monkeypatch.chdir(tmp_path)

@@ -333,8 +333,8 @@ def test_what_a_float_models_row_notes_is_said_once_with_its_backends(answered):
     cells = [make_cell(None, backend=backend) for backend in ("tflite", "pytorch")]
     quantized = make_cell()
     given = answered(
-        *((cell, quality(cell, notes=doubt)) for cell in cells),
-        (quantized, quality(quantized, notes=other)),
+        *((cell, quality(cell, notes=[doubt])) for cell in cells),
+        (quantized, quality(quantized, notes=[other])),
     )
     assert f"float digits-cnn on digits, pytorch, tflite: {doubt}" in given.notes
     assert not any(other in note for note in given.notes)

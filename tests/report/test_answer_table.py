@@ -225,7 +225,7 @@ def test_each_row_ends_with_its_verdict_or_what_is_in_place_of_one():
         ({"ratio": 0.25}, "4.0× slower"),
         ({"ratio": 1.3, "speedup_verdict": "undecided"}, "unclear"),
         ({"ratio": 1.01, "speedup_verdict": "equivalent"}, "same speed"),
-        ({"ratio": 3.25, "latency_flags": "noisy"}, "3.2× faster"),
+        ({"ratio": 3.25, "latency_flags": ["noisy"]}, "3.2× faster"),
     ],
 )
 def test_a_speed_is_a_ratio_with_a_word_or_says_that_it_is_not_known(timing, word):

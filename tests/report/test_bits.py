@@ -102,6 +102,21 @@ def test_a_width_between_others_that_has_no_number_is_missing(store):
     assert one.missing.tolist() == [6]
 
 
+def test_a_cell_that_quantized_a_part_is_a_cross_beside_the_line_that_says_how_much(store):
+    rows = sweep(widths=[2, 4, 6, 8])
+    for at, share in ((1, 0.279), (3, 0.5)):
+        cell = rows[at][0]
+        rows[at] = (cell, quality(cell, sqnr_db=90.0, covered_share=share))
+    [one] = series(store, *rows)
+    assert one.bits.tolist() == [2, 6]
+    assert one.missing.tolist() == [4]  # no line crosses it
+    assert one.fit is None
+    points = [(p.bits, p.sqnr_db, p.words) for p in one.partial]
+    assert points == [(4, 90.0, "partial 27 %"), (8, 90.0, "partial 50 %")]
+    written = list(ET.fromstring(draw([one])).itertext())
+    assert written.count("partial 27 %") == 2  # in both panels
+
+
 def test_cells_that_are_not_ok_are_no_points(store):
     rows = sweep(widths=[2, 4, 8])
     cell, _ = rows[1]

@@ -65,6 +65,17 @@ def test_conditions_are_sql(cells, condition, count):
     assert len(where(cells, condition)) == count
 
 
+def test_lists_are_text_in_conditions_and_orders_and_lists_in_what_is_found():
+    cell, other = make_cell("weight_only", "w8"), make_cell("weight_only", "w4")
+    ended = [(cell, quality(cell, notes=["b", "c"])), (other, quality(other, notes=["a, a"]))]
+    cells = compare(results_frame(*ended), Judgement())
+    assert bits(where(cells, "notes = 'b; c'")) == ["w8"]
+    [found] = where(cells, "notes like '%, a%'")["notes"]
+    assert list(found) == ["a, a"]
+    assert bits(in_order_of(cells, "notes")) == ["w4", "w8"]
+    assert bits(in_order_of(cells, "-notes")) == ["w8", "w4"]
+
+
 def test_booleans_infinities_and_nulls_survive(cells):
     found = where(cells, "scheme = 'weight_only'")
     assert found.dtypes.equals(cells.dtypes)

@@ -59,7 +59,7 @@ def test_a_cell_that_quantized_a_part_is_called_partial_in_place_of_a_verdict(st
 
 
 def test_a_flagged_timing_is_marked(store):
-    lines = place(store((CELL, quality(CELL), latency(CELL, latency_flags="noisy,unpinned"))))
+    lines = place(store((CELL, quality(CELL), latency(CELL, latency_flags=["noisy", "unpinned"]))))
     assert lines[4] == "3.2× faster† ±4 %"
 
 
@@ -126,7 +126,7 @@ def test_many_different_reasons_are_cut_and_counted(store):
 
 def test_notes_on_good_cells_are_counted_one_by_one(store):
     cells = [make_cell("static", bits, reason="slow kernel") for bits in ("w8a8", "w4a8")]
-    notes = ["2 of 4 weights stay float", None]
+    notes = [["2 of 4 weights stay float"], None]
     rows = [(c, quality(c, notes=n), latency(c)) for c, n in zip(cells, notes, strict=True)]
     table = build(analyse(read_run(store(*rows)))).tables[-1]
     assert [row[:3] for row in table.rows] == [

@@ -155,6 +155,14 @@ def test_cells_that_differ_in_two_axes_make_no_pair(found):
     assert lines(analysis) == []
 
 
+def test_cells_that_quantized_a_part_make_pairs_too(found):
+    cells = [make_cell("static", "w8a8", calibration=one) for one in (MINMAX, ENTROPY)]
+    analysis = found(*((c, quality(c, outputs_digest="same", covered_share=0.5)) for c in cells))
+    assert set(analysis.comparison["status"]) == {"partial"}
+    [line] = lines(analysis)
+    assert "in 1 of 1 pair (" in line
+
+
 def test_a_cell_that_is_not_ok_proves_nothing_about_an_axis(found):
     lost = make_cell("static", "w8a8", calibration=ENTROPY)
     late = (

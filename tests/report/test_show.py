@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
@@ -17,6 +18,8 @@ from qb_cluster.contracts.tolerance import Tolerance
 from qb_cluster.errors import QueryError, RunFolderError
 from qb_cluster.exit_codes import ExitCode
 from qb_cluster.report import Wish, show_report
+from qb_cluster.report.records import LISTS, with_lists_as_text
+from qb_cluster.store.reading import read_results
 from qb_cluster.terminal import output
 
 BASELINE, CELL = make_cell(None), make_cell("static", "w8a8")
@@ -29,7 +32,7 @@ def run(store):
     equal, gone = make_cell("static", "w16a16"), make_cell("static", "w4a8")
     return store(
         (BASELINE, quality(BASELINE), latency(BASELINE, ratio=1.0)),
-        (CELL, quality(CELL, p_value=1.25e-17, notes="a; b"), latency(CELL)),
+        (CELL, quality(CELL, p_value=1.25e-17, notes=["a", "b"]), latency(CELL)),
         (equal, quality(equal, worse=0, better=0, sqnr_db=math.inf), latency(equal)),
         (gone, failed(gone, "failed", 'it "failed", a|b\non two *lines*')),
     )
@@ -49,7 +52,7 @@ def test_the_first_screen_is_short_and_full_has_the_grids(run, show):
 
 def test_csv_parses_back_to_the_same_rows(run, show):
     printed = pd.read_csv(io.StringIO(show(run, format="csv")))
-    parquet = pd.read_parquet(run / "report" / "comparison.parquet")
+    parquet = with_lists_as_text(pd.read_parquet(run / "report" / "comparison.parquet"))
     assert list(printed.columns) == list(parquet.columns)
     assert len(printed) == 4
     for name in parquet:
@@ -71,8 +74,12 @@ def test_json_has_answers_notes_and_every_cell_and_no_number_that_json_lacks(run
     assert list(found) == ["answers", "notes", "cells"]
     parquet = pd.read_parquet(run / "report" / "comparison.parquet")
     assert [cell["cell_id"] for cell in found["cells"]] == parquet["cell_id"].tolist()
+    assert {tuple(cell["notes"] or ()) for cell in found["cells"]} == {("a", "b"), ()}
     for cell, (_, row) in zip(found["cells"], parquet.iterrows(), strict=True):
         for name, value in cell.items():
+            if name in LISTS:
+                assert value == (None if row[name] is None else list(row[name])), name
+                continue
             lost = pd.isna(row[name]) or row[name] == math.inf
             assert value is None if lost else value == row[name], name
     [answer] = found["answers"]
@@ -224,6 +231,9 @@ def test_a_run_of_an_older_layout_is_answered(run, show):
     for part in (run / "results").glob("[0-9]*.parquet"):
         rows = pq.read_table(part).drop_columns(list(newer))
         metadata = rows.schema.metadata | {b"qb_cluster.schema_version": b"1"}
+        for name, text in {"notes": "a, b; c", "latency_flags": "", "affinity": "0,1"}.items():
+            where = rows.schema.get_field_index(name)  # lists were text
+            rows = rows.set_column(where, name, pa.array([text] * len(rows), pa.string()))
         pq.write_table(rows.replace_schema_metadata(metadata), part)
     manifest = json.loads((run / "run.json").read_text())
     del manifest["judgement"]
@@ -232,6 +242,10 @@ def test_a_run_of_an_older_layout_is_answered(run, show):
     assert "digits-cnn on digits, n = 360: " in text
     assert "Holm over 2 cells" in text
     assert written(run) == FILES
+    cells = json.loads(show(run, format="json"))["cells"]
+    assert {tuple(cell["notes"]) for cell in cells} == {("a, b", "c")}
+    assert {tuple(cell["latency_flags"]) for cell in cells} == {()}
+    assert set(read_results(run)["affinity"].map(tuple)) == {(0, 1)}
 
 
 DAMAGED = [

@@ -107,12 +107,12 @@ def test_a_cell_that_ended_well_after_a_lost_attempt_was_not_given_up():
 
 def test_what_cells_need_is_made_or_was_ready():
     baseline = make_cell(None)
-    found = "model,dataset,baseline"
+    found = ["model", "dataset", "baseline"]
     cells = [
         finish(baseline, quality(baseline)),
-        ok(0, reused="model,dataset"),
+        ok(0, reused=["model", "dataset"]),
         *(ok(number, reused=found) for number in range(1, 9)),
-        ok(9, reused=f"{found},artifact,twin"),
+        ok(9, reused=[*found, "artifact", "twin"]),
         unsupported(10),
     ]
     counted = {one.what: (one.made, one.found) for one in reuse(table(*cells))}
@@ -159,7 +159,7 @@ def finished():
         for n in (20, 21)
     ]
     slow = [finish(cell(n), failed(cell(n), "timeout", "too slow [/x]")) for n in (22, 23, 24)]
-    return [*(ok(n, reused="model,dataset") for n in range(10)), *lost, *slow, unsupported(25)]
+    return [*(ok(n, reused=["model", "dataset"]) for n in range(10)), *lost, *slow, unsupported(25)]
 
 
 @pytest.fixture

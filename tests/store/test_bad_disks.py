@@ -52,7 +52,7 @@ def test_a_commit_that_does_not_fit_leaves_nothing_of_itself_and_can_be_tried_ag
         if kind == "cells":
             run.commit_cells([finish(CELL, quality(CELL, n=5, right=4), latency(CELL))])
         else:
-            outcome = quality(CELL, n=5, right=4, notes="long " * 50_000)
+            outcome = quality(CELL, n=5, right=4, notes=["long " * 50_000])
             run.commit_stages([JournalEntry(outcome, 1)])
 
     with open_folder(tmp_path) as run:

@@ -86,15 +86,16 @@ def test_a_later_stage_overwrites_a_value_but_not_with_nothing():
     outcomes = [quality(cell, niceness=15), latency(cell, affinity=None)]
     row = row_of(finish(cell, *outcomes))
     assert row["niceness"] == 0
-    assert row["affinity"] == "0"
+    assert row["affinity"] == [0]
 
 
 def test_notes_of_the_plan_and_of_the_stages_are_joined_each_once():
     cell = make_cell(reason="no native kernel")
-    outcomes = [quality(cell, notes="2 of 4 weights stay float"), latency(cell, notes=None)]
-    assert row_of(finish(cell, *outcomes))["notes"] == (
-        "no native kernel; 2 of 4 weights stay float"
-    )
+    outcomes = [quality(cell, notes=["2 of 4 weights stay float"]), latency(cell, notes=None)]
+    assert row_of(finish(cell, *outcomes))["notes"] == [
+        "no native kernel",
+        "2 of 4 weights stay float",
+    ]
     assert row_of(finish(make_cell(), quality(make_cell())))["notes"] is None
 
 
@@ -178,7 +179,7 @@ def test_a_cell_that_never_ran_has_a_row_with_its_reason_and_without_numbers():
         )
     )
     assert (quarantined["attempt"], quarantined["finished_at"]) == (2, BEGIN)
-    assert quarantined["notes"] == "caveat"
+    assert quarantined["notes"] == ["caveat"]
 
 
 def test_a_row_says_where_its_last_stage_ran():

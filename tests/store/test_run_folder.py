@@ -58,6 +58,9 @@ def test_a_finished_cell_is_a_row_with_the_very_values(tmp_path):
     [stored] = read(tmp_path, "results").to_dict("records")
     assert list(stored) == list(expected)
     for name, value in expected.items():
+        if isinstance(value, list):
+            assert list(stored[name]) == value, name
+            continue
         assert pd.isna(stored[name]) if value is None else stored[name] == value, name
 
 

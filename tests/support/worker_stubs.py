@@ -121,3 +121,9 @@ class Stub:
 class TorchOnly(Stub):
     name = "torch-only"
     takes = ("torch",)
+
+
+class OfItsFormat(Stub):
+    name = "of-its-format"
+    takes = ("torch", "object")
+    simulates = ("object",)

@@ -126,12 +126,16 @@ def test_a_row_lists_what_its_stage_found_ready(worker, cache):
     running = worker(cache)
     baseline = quality(running, FLOAT)
     assert baseline.values["reused"] is None
-    assert quality(running, W4, baseline.quality).values["reused"] == "model,dataset,baseline"
+    assert quality(running, W4, baseline.quality).values["reused"] == [
+        "model",
+        "dataset",
+        "baseline",
+    ]
     again = worker(cache)
     second = quality(again, FLOAT)
-    assert second.values["reused"] == "artifact"
+    assert second.values["reused"] == ["artifact"]
     found = quality(again, W4, second.quality).values["reused"]
-    assert found == "model,dataset,baseline,artifact,twin"
+    assert found == ["model", "dataset", "baseline", "artifact", "twin"]
 
 
 def test_an_artifact_is_made_once_for_all_sweeps_and_says_what_it_cost(worker, cache):

@@ -87,6 +87,14 @@ class Graphs(Half):
         return "a graph has no layers" if is_refused else ""
 
 
+class OfFiles(Half):
+    """Half, and of models that it takes it simulates files of ONNX alone."""
+
+    name = "of-files"
+    takes = ("torch", "object", "onnx")
+    simulates = ("onnx",)
+
+
 class Torch(Anything):
     """Takes what most of the others do not."""
 
