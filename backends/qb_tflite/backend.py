@@ -7,6 +7,7 @@ from qb_cluster.contracts import (
     Arrays,
     Artifact,
     Executable,
+    LayerSensitivity,
     LoadModel,
     Quantization,
     Support,
@@ -35,6 +36,7 @@ class TFLiteBackend:
         "tflite-runtime",
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+    simulates: ClassVar[tuple[str, ...]] = ("tflite",)
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:
@@ -72,7 +74,7 @@ class TFLiteBackend:
         quantization: Quantization,
         calibration: Arrays | None,
     ) -> Artifact:
-        """Quantize the float ``.tflite``.
+        """Quantize the float ``.tflite``; simulated, to a float one that rounds.
 
         Args:
             model: loaded only where the scheme has layers, for their names.
@@ -151,3 +153,18 @@ class TFLiteBackend:
                 f"the TFLite runtime cannot run this file ({cause(error)}); use another scheme, or "
                 "leave tflite out of the backends of this model"
             ) from error
+
+    def layer_sensitivity(
+        self,
+        model: LoadModel,
+        quantization: Quantization,
+        calibration: Arrays | None,
+        inputs: Arrays,
+    ) -> list[LayerSensitivity]:
+        """Measure what quantizing one layer, or all but one, does to the outputs.
+
+        See ``qb_tflite.sensitivity.layer_sensitivity``.
+        """
+        from qb_tflite.sensitivity import layer_sensitivity
+
+        return layer_sensitivity(model, quantization, calibration, inputs)
