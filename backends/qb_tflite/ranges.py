@@ -13,6 +13,7 @@ from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_cluster.quantization.observers import Observer, make_observer
 from qb_cluster.quantization.weights import quantize_weights
 from qb_litert.graph import Operation, is_constant
+from qb_litert.quiet import quiet
 from qb_litert.runtime import TFLiteExecutable
 from qb_tflite.support import SYMMETRIC_ACTIVATION_BITS
 
@@ -126,7 +127,8 @@ def qparams_of(
     qparams = symmetric_qparams if symmetric else affine_qparams
 
     def observe() -> dict[Any, tuple[float, int]]:
-        executable = TFLiteExecutable(data, threads=1, keep_tensors=True)
+        with quiet():
+            executable = TFLiteExecutable(data, threads=1, keep_tensors=True)
         observers = {
             key: make_observer(how, place.bits, symmetric=symmetric)
             for key, place in watched.items()

@@ -4,6 +4,7 @@ Weights are rounded once and stored as float32; activations are rounded by float
 the layers. What comes of it is a float file, and runs like any other.
 """
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -18,6 +19,7 @@ from qb_litert.graph import (
     Operation,
     Place,
     input_of,
+    is_constant,
     operations,
     operator_kinds,
     read_model,
@@ -52,7 +54,8 @@ class Layer:
         bits: its own.
         weights: number of the buffer that holds its weights. Layers that share it are tied, or
             are steps of a recurrent one: they are rounded alike, over one range.
-        end: the operator that puts out the layer's output: itself, or the ReLU that follows.
+        end: the operator that puts out the layer's output: itself, or the bias or ReLU that
+            follows.
     """
 
     operation: Operation
@@ -154,14 +157,40 @@ def write(simulation: Simulation, chosen: Collection[int] | None = None) -> byte
 
 
 def _end(model: Any, place: Place) -> Place:
-    """Give the operator that puts out a layer's output."""
-    graph = model.subgraphs[place[0]]
-    output = int(graph.operators[place[1]].outputs[0])
-    readers = [index for index, op in enumerate(graph.operators) if output in op.inputs]
-    if len(readers) != 1 or output in graph.outputs:
-        return place
-    is_clip = operator_kinds(model, graph)[readers[0]] in _CLIPS
-    return (place[0], readers[0]) if is_clip else place
+    """Give the operator that puts out a layer's output: what alone reads it may belong to it."""
+    number, index = place
+    graph = model.subgraphs[number]
+    kinds = operator_kinds(model, graph)
+    if (reader := _only_reader(graph, index)) is not None and kinds[reader] == "ADD":
+        index = reader if _adds_bias(model, graph, index, reader) else index
+    if (reader := _only_reader(graph, index)) is not None and kinds[reader] in _CLIPS:
+        index = reader
+    return number, index
+
+
+def _only_reader(graph: Any, index: int) -> int | None:
+    """Give the operator that alone reads another's output; ``None`` where there is no such."""
+    output = int(graph.operators[index].outputs[0])
+    if output in graph.outputs:
+        return None
+    readers = [number for number, other in enumerate(graph.operators) if output in other.inputs]
+    return readers[0] if len(readers) == 1 else None
+
+
+def _adds_bias(model: Any, graph: Any, index: int, reader: int) -> bool:
+    """Tell whether an ADD adds a number for each channel, which come last, to a layer's output."""
+    output = int(graph.operators[index].outputs[0])
+    others = [
+        graph.tensors[number] for number in graph.operators[reader].inputs if number != output
+    ]
+    channels = int(graph.tensors[output].shape[-1])
+    return any(
+        is_constant(model, other)
+        and other.shape is not None
+        and len(other.shape) > 0
+        and math.prod(map(int, other.shape)) == int(other.shape[-1]) == channels
+        for other in others
+    )
 
 
 def _rounded_weights(
