@@ -22,6 +22,8 @@ _FORMAT = "tflite"
 class TFLiteBackend:
     """Torch models and ``.tflite`` files, at batch 1: larger batches do not convert.
 
+    Simulated schemes, of any bit-width, are computed by float operators in the file itself.
+
     Args:
         allow_known_broken: run, with a caveat, what LiteRT's kernels are known to return garbage
             for: dynamic 2-bit weights, and dynamic per-tensor depthwise convolutions.

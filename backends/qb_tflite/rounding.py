@@ -5,10 +5,12 @@ rounds half to even.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from qb_cluster.contracts import NumberFormat
 
 _BROADCAST_AXES: Final = 4
 """So many the kernels of element-wise operators take where one factor is a single number."""
@@ -34,9 +36,9 @@ class Dynamic:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """A float format."""
+    """A float format of 16 bits."""
 
-    number: Literal["fp16", "bf16"]
+    number: NumberFormat
 
 
 Rounding = Static | Dynamic | Cast

@@ -235,7 +235,7 @@ def _roundings(
     scheme = quantization.scheme
     multiplying = [layer for layer in layers if multiplies(layer)]
     if scheme.number in {"fp16", "bf16"}:
-        cast = Cast(scheme.number)  # type: ignore[arg-type] - just those two
+        cast = Cast(scheme.number)
         return {("input", layer.weights): cast for layer in multiplying}
     if scheme.activations == "none":
         return {}
@@ -251,11 +251,11 @@ def _roundings(
         if layer.operation.place[0] != 0:  # a branch or a loop, which cannot be looked into
             continue
         width = layer.bits.activation or 0
-        tensors = {"input": _read(graph, layer)}
+        tensors: dict[End, int] = {"input": _read(graph, layer)}
         if scheme.scope_or(SCOPE) == "layers":
             tensors["output"] = _put_out(graph, layer)
         for end, tensor in tensors.items():
-            key: tuple[End, int] = (end, layer.weights)  # type: ignore[assignment] - as above
+            key = end, layer.weights
             seen = watched.get(key, Watched((), width))
             watched[key] = Watched((*seen.tensors, tensor), width)
     found = qparams_of(data, watched, quantization, calibration)
