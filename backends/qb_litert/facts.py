@@ -1,7 +1,7 @@
 """What a ``.tflite`` really holds, read from the flatbuffer."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class _Parameter:
 
 def float_facts(data: bytes) -> ArtifactFacts:
     """Read a float file: every floating-point constant is a parameter."""
-    parameters = _parameters(read_model(data))
+    parameters = _parameters(read_model(data)).values()
     return ArtifactFacts(
         parameters=sum(parameter.elements for parameter in parameters),
         parameter_bytes=sum(parameter.stored_bytes for parameter in parameters),
@@ -65,7 +65,7 @@ def quantized_facts(
         kept_float: names of weight tensors that were meant to stay float: no fallback.
     """
     model = read_model(data)
-    found = _parameters(model)
+    found = _parameters(model).values()
     weights = [parameter for parameter in found if parameter.rank > 1]
     still_float = sum(weight.stored == "float32" for weight in weights)
     products = list(operations(model))
@@ -76,9 +76,7 @@ def quantized_facts(
         quantized_parameters=min(
             parameters, sum(p.elements for p in found if p.stored != "float32")
         ),
-        notes=(f"{still_float} of {len(weights)} weight tensors stay float",)
-        if still_float
-        else (),
+        notes=_notes(still_float, len(weights)),
         integer_mac_share=_integer_share(products),
         integer_layer_mac_share=_integer_share(
             [p for p in products if p.has_weights and p.weights not in kept_float]
@@ -87,6 +85,41 @@ def quantized_facts(
         coverage=_coverage(products, kept_float),
         scope=scope,
     )
+
+
+def simulated_facts(
+    data: bytes,
+    rounded: Mapping[int, Operation],
+    scope: Scope | None,
+    notes: tuple[str, ...] = (),
+) -> ArtifactFacts:
+    """Tell what a simulation rounds in a float file.
+
+    Args:
+        data: the float file.
+        rounded: operations by the number of the buffer that holds their weights.
+        scope: which activations are rounded.
+        notes: surprises about the activations.
+    """
+    found = _parameters(read_model(data))
+    weights = {number for number, parameter in found.items() if parameter.rank > 1}
+    return ArtifactFacts(
+        parameters=sum(parameter.elements for parameter in found.values()),
+        parameter_bytes=None,
+        quantized_parameters=sum(found[number].elements for number in rounded),
+        notes=(*_notes(len(weights - rounded.keys()), len(weights)), *notes),
+        integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
+        coverage=coverage(
+            (LAYER_KINDS[operation.kind], math.prod(operation.shape), True)
+            for operation in rounded.values()
+        ),
+        scope=scope,
+    )
+
+
+def _notes(still_float: int, weights: int) -> tuple[str, ...]:
+    return (f"{still_float} of {weights} weight tensors stay float",) if still_float else ()
 
 
 def _coverage(products: list[Operation], kept_float: Collection[str]) -> Coverage:
@@ -129,8 +162,8 @@ def _fallback_ops(
     )
 
 
-def _parameters(model: Any) -> list[_Parameter]:
-    """Find the parameters; tensors that share a buffer (tied weights) count once.
+def _parameters(model: Any) -> dict[int, _Parameter]:
+    """Find the parameters, by the number of their buffer: tied weights share one and count once.
 
     Shapes, axes and paddings are integer constants too, but have no scale.
     """
@@ -156,7 +189,7 @@ def _parameters(model: Any) -> list[_Parameter]:
                 stored_bytes=len(model.buffers[tensor.buffer].data) + scale_bytes,
                 stored=stored,
             )
-    return list(found.values())
+    return found
 
 
 def _blocks(tensor: Any) -> int | None:

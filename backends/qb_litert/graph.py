@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from qb_cluster.contracts.coverage import LayerKind
 
 Stored = Literal["float32", "half", "integer"]
+Place = tuple[int, int]
+"""Number of a subgraph, and of an operator there."""
 
 _WEIGHTS_AT: Final = 1
 _ACTIVATIONS_AT: Final = {"TRANSPOSE_CONV": 2}
@@ -42,6 +44,7 @@ class Operation:
 
     Attributes:
         kind: as TFLite's schema calls it, e.g. ``CONV_2D``.
+        place: number of its subgraph, and its own among the operators there.
         outputs: names of its output tensors.
         weights: name of the constant tensor that holds its weights (whether or not a DEQUANTIZE
             stands between); empty where it multiplies two activations.
@@ -58,6 +61,7 @@ class Operation:
     """
 
     kind: str
+    place: Place
     outputs: tuple[str, ...]
     weights: str
     shape: tuple[int, ...]
@@ -79,22 +83,41 @@ def read_model(data: bytes) -> Any:
 
 def operations(model: Any) -> Iterator[Operation]:
     """Give the operations that have weights or multiply activations, of every subgraph."""
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
-    # Files from before 2020 have the first field alone; newer ones cap it at 127.
-    codes = [max(code.deprecatedBuiltinCode, code.builtinCode) for code in model.operatorCodes]
-    for graph in model.subgraphs:
-        kinds = [names.get(codes[operator.opcodeIndex], "") for operator in graph.operators]
+    for number, graph in enumerate(model.subgraphs):
+        kinds = operator_kinds(model, graph)
         dequantized = {
             operator.outputs[0]: operator.inputs[0]
             for operator, kind in zip(graph.operators, kinds, strict=True)
             if kind == "DEQUANTIZE"
         }
         constants = _constants(model, graph)
-        for operator, kind in zip(graph.operators, kinds, strict=True):
+        for index, kind in enumerate(kinds):
             if kind in _CHANNEL_AXES or kind == _BATCH_MATMUL:
-                yield _operation(model, graph, operator, kind, dequantized, constants)
+                yield _operation(model, (number, index), kind, dequantized, constants)
+
+
+def input_of(model: Any, operation: Operation) -> int:
+    """Give the number of the tensor that an operation multiplies by its weights."""
+    graph, index = operation.place
+    operator = model.subgraphs[graph].operators[index]
+    return int(operator.inputs[_ACTIVATIONS_AT.get(operation.kind, 0)])
+
+
+def weights_of(model: Any, operation: Operation) -> Any:
+    """Give the tensor of an operation's float weights."""
+    graph, index = operation.place
+    number = model.subgraphs[graph].operators[index].inputs[_WEIGHTS_AT]
+    return model.subgraphs[graph].tensors[number]
+
+
+def operator_kinds(model: Any, graph: Any) -> list[str]:
+    """Give what the schema calls each operator of a subgraph; nothing for one it does not know."""
+    from ai_edge_litert.schema_py_generated import BuiltinOperator
+
+    names = {code: name for name, code in vars(BuiltinOperator).items() if isinstance(code, int)}
+    # Files from before 2020 have the first field alone; newer ones cap it at 127.
+    codes = [max(code.deprecatedBuiltinCode, code.builtinCode) for code in model.operatorCodes]
+    return [names.get(codes[operator.opcodeIndex], "") for operator in graph.operators]
 
 
 def with_signature(model: Any) -> bytes:
@@ -163,13 +186,10 @@ def _constants(model: Any, graph: Any) -> set[int]:
 
 
 def _operation(
-    model: Any,
-    graph: Any,
-    operator: Any,
-    kind: str,
-    dequantized: dict[int, int],
-    constants: set[int],
+    model: Any, place: Place, kind: str, dequantized: dict[int, int], constants: set[int]
 ) -> Operation:
+    graph = model.subgraphs[place[0]]
+    operator = graph.operators[place[1]]
     factor = graph.tensors[operator.inputs[_WEIGHTS_AT]]
     source = graph.tensors[dequantized.get(operator.inputs[_WEIGHTS_AT], -1)]
     source = source if operator.inputs[_WEIGHTS_AT] in dequantized else factor
@@ -185,6 +205,7 @@ def _operation(
         values = np.frombuffer(model.buffers[source.buffer].data, np.float32).reshape(shape)
     return Operation(
         kind=kind,
+        place=place,
         outputs=tuple(graph.tensors[index].name.decode() for index in operator.outputs),
         weights=source.name.decode() if constant else "",
         shape=shape,

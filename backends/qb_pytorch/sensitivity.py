@@ -7,27 +7,19 @@ once in float and once quantized, and then, for each layer, from that layer on; 
 whose outputs are not the same to the bit is run whole.
 """
 
-import functools
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from qb_cluster.contracts import Arrays, Bits, LayerSensitivity, LoadModel, Quantization, Scheme
-from qb_cluster.quantization.weights import quantize_dequantize_weights
+from qb_cluster.contracts import Arrays, LayerSensitivity, LoadModel, Quantization
+from qb_cluster.quantization.gaussian import decibels, expected_weight_sqnr_db, weight_sqnr_db
 from qb_pytorch import calibration, fake_quantization, layers, modules, simulated
 from qb_pytorch.prefix_reuse import Recording, ReplayError, record, replay
 from qb_pytorch.spelled_out import spell_out
 
 BATCH: Final = 64
-GAUSSIAN_WEIGHTS: Final = 2**16
-"""So many random weights make the expected SQNR stable within some hundredths of a decibel."""
-LARGEST_TENSOR: Final = 2**22
-"""Ten times more weights under one scale would cost another 0.7 dB: 5.2 σ become 5.6."""
 
 
 def layer_sensitivity(
@@ -79,47 +71,9 @@ def layer_sensitivity(
             outputs = _primary(replay(bench.module, batch, recording, start))
             noise[mode, layer] += _power(outputs - reference)
     return [
-        bench.row(layer, mode, macs, _decibels(signal, found))
+        bench.row(layer, mode, macs, decibels(signal, found))
         for (mode, layer), found in noise.items()
     ]
-
-
-def expected_weight_sqnr_db(shape: tuple[int, ...], scheme: Scheme, bits: Bits) -> float | None:
-    """Give the SQNR of Gaussian weights of a shape under a scheme, from random ones.
-
-    Args:
-        shape: of the weight, output channels on axis 0.
-        scheme: how it is rounded.
-        bits: only the weight's count.
-
-    Returns:
-        In dB; ``None`` where the scheme brings weight arithmetic of its own.
-    """
-    if scheme.weight_quantizer is not None:
-        return None
-    row = max(1, math.prod(shape[1:]))
-    rows = min(shape[0], max(1, LARGEST_TENSOR // row))
-    if scheme.granularity != "per_tensor":  # rows are alike: as many as are needed
-        rows = -(-GAUSSIAN_WEIGHTS // row)
-    shape = (rows, *shape[1:])
-    return _gaussian_sqnr_db(shape, replace(scheme, layers=()), bits)
-
-
-@functools.lru_cache(maxsize=1024)
-def _gaussian_sqnr_db(shape: tuple[int, ...], scheme: Scheme, bits: Bits) -> float:
-    weights = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
-    return _weight_sqnr_db(weights, quantize_dequantize_weights(weights, scheme, bits))
-
-
-def _weight_sqnr_db(weights: NDArray[np.float32], rounded: NDArray[np.float32]) -> float:
-    exact = weights.astype(np.float64)
-    return _decibels(float(np.sum(exact**2)), float(np.sum((exact - rounded) ** 2)))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return math.inf
-    return 10 * math.log10(signal / noise) if signal > 0 else -math.inf
 
 
 def _power(values: torch.Tensor) -> float:
@@ -232,7 +186,7 @@ class _Bench:
         found = expected = None
         if mode == "only":
             exact = weight.exact.to(torch.float32).numpy()
-            found = _weight_sqnr_db(exact, weight.rounded.to(torch.float32).numpy())
+            found = weight_sqnr_db(exact, weight.rounded.to(torch.float32).numpy())
             expected = expected_weight_sqnr_db(exact.shape, self.scheme, own)
         return LayerSensitivity(
             layer=layer,

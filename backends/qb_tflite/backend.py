@@ -7,19 +7,22 @@ from qb_cluster.contracts import (
     Arrays,
     Artifact,
     Executable,
+    LayerSensitivity,
     LoadModel,
     Quantization,
     Support,
 )
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
-from qb_tflite.support import SCOPE, native_support
+from qb_tflite.support import SCOPE, native_support, simulated_support
 
 _FORMAT = "tflite"
 
 
 class TFLiteBackend:
     """Torch models and ``.tflite`` files, at batch 1: larger batches do not convert.
+
+    Simulated schemes, of any bit-width, are computed by float operators in the file itself.
 
     Args:
         allow_known_broken: run, with a caveat, what LiteRT's kernels are known to return garbage
@@ -35,6 +38,7 @@ class TFLiteBackend:
         "tflite-runtime",
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+    simulates: ClassVar[tuple[str, ...]] = ("tflite",)
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:
@@ -42,6 +46,8 @@ class TFLiteBackend:
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""
+        if quantization.execution == "simulated":
+            return simulated_support(quantization)
         return native_support(quantization, allow_known_broken=self._allow_known_broken)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
@@ -70,7 +76,7 @@ class TFLiteBackend:
         quantization: Quantization,
         calibration: Arrays | None,
     ) -> Artifact:
-        """Quantize the float ``.tflite``.
+        """Quantize the float ``.tflite``; simulated, to a float one that rounds.
 
         Args:
             model: loaded only where the scheme has layers, for their names.
@@ -87,6 +93,8 @@ class TFLiteBackend:
         from qb_litert.facts import quantized_facts
         from qb_tflite.quantize import quantize
 
+        if quantization.execution == "simulated":
+            return self._simulate(model, baseline, quantization, calibration)
         made = quantize(
             baseline.data,
             model,
@@ -101,6 +109,26 @@ class TFLiteBackend:
             kept_float=made.kept_float,
         )
         return Artifact(made.data, _FORMAT, facts)
+
+    def _simulate(
+        self,
+        model: LoadModel,
+        baseline: Artifact,
+        quantization: Quantization,
+        calibration: Arrays | None,
+    ) -> Artifact:
+        from qb_litert.facts import simulated_facts
+        from qb_tflite.simulated import simulate, write
+
+        simulation = simulate(baseline.data, model, quantization, calibration)
+        left = simulation.left_out() if quantization.bits.activation else 0
+        facts = simulated_facts(
+            simulation.data,
+            {layer.weights: layer.operation for layer in simulation.layers},
+            quantization.scheme.scope_or(SCOPE),
+            (f"inputs of {left} layers stay float: they are in a branch or loop",) if left else (),
+        )
+        return Artifact(write(simulation), _FORMAT, facts)
 
     def open(
         self,
@@ -127,3 +155,18 @@ class TFLiteBackend:
                 f"the TFLite runtime cannot run this file ({cause(error)}); use another scheme, or "
                 "leave tflite out of the backends of this model"
             ) from error
+
+    def layer_sensitivity(
+        self,
+        model: LoadModel,
+        quantization: Quantization,
+        calibration: Arrays | None,
+        inputs: Arrays,
+    ) -> list[LayerSensitivity]:
+        """Measure what quantizing one layer, or all but one, does to the outputs.
+
+        See ``qb_tflite.sensitivity.layer_sensitivity``.
+        """
+        from qb_tflite.sensitivity import layer_sensitivity
+
+        return layer_sensitivity(model, quantization, calibration, inputs)

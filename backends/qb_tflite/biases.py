@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from qb_litert.graph import is_constant
+from qb_litert.graph import is_constant, operator_kinds
 
 _BIAS_AT: Final = {
     "CONV_2D": 2,
@@ -27,15 +27,11 @@ def flatten_biases(model: Any) -> bool:
     Args:
         model: as ``read_model`` gives it.
     """
-    from ai_edge_litert.schema_py_generated import BuiltinOperator
-
-    biased = {getattr(BuiltinOperator, kind): place for kind, place in _BIAS_AT.items()}
     changed = False
     for graph in model.subgraphs:
         readers: dict[int, list[bool]] = defaultdict(list)
-        for operator in graph.operators:
-            code = model.operatorCodes[operator.opcodeIndex]
-            bias_at = biased.get(max(code.deprecatedBuiltinCode, code.builtinCode))
+        for operator, kind in zip(graph.operators, operator_kinds(model, graph), strict=True):
+            bias_at = _BIAS_AT.get(kind)
             for place, number in enumerate(operator.inputs):
                 readers[int(number)].append(place == bias_at)
         for number, as_bias in readers.items():

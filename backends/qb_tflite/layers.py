@@ -5,13 +5,35 @@ from collections.abc import Callable
 from typing import Any
 
 from qb_cluster.catalog.model import model_kind
-from qb_cluster.contracts import Bits, Quantization
+from qb_cluster.contracts import Bits, LoadModel, Quantization
 from qb_cluster.errors import UnsupportedError
 from qb_cluster.quantization.layer_patterns import check_layer_patterns
-from qb_litert.graph import Operation
+from qb_litert.graph import LAYER_KINDS, Operation
 
 Names = tuple[str, ...]
 """A layer's possible names; more than one where the file no longer tells them apart."""
+
+
+def bits_of_weights(
+    weighted: list[Operation], model: LoadModel, quantization: Quantization
+) -> dict[str, Bits | None]:
+    """Give the bits of weights by their name; ``None`` for those that the scheme leaves float.
+
+    Args:
+        weighted: the operations with weights.
+        model: loaded only to know the names of its layers, when the scheme asks for some.
+        quantization: scheme and bits.
+
+    Raises:
+        PlugInError, UnsupportedError: see ``layer_bits``.
+    """
+    bits: dict[str, Bits | None] = dict.fromkeys((op.weights for op in weighted), quantization.bits)
+    if quantization.scheme.layers:
+        bits = layer_bits(weighted, model(), quantization)
+    for operation in weighted:
+        if LAYER_KINDS[operation.kind] not in quantization.scheme.weights:
+            bits[operation.weights] = None
+    return bits
 
 
 def layer_bits(
@@ -31,8 +53,7 @@ def layer_bits(
         UnsupportedError: two layers that the patterns treat differently have one name in the
             ``.tflite``.
     """
-    naming = _torch_naming(model) if model_kind(model) == "torch" else _tensor_naming
-    names = {operation.weights: naming(operation) for operation in operations}
+    names = layer_names(operations, model)
     known = sorted({name for candidates in names.values() for name in candidates})
     lost = [operation.kind for operation in operations if not names[operation.weights]]
     check_layer_patterns(quantization.scheme, known, lost)
@@ -46,6 +67,17 @@ def layer_bits(
             )
         bits[weights] = choices.pop()
     return bits
+
+
+def layer_names(operations: list[Operation], model: Any) -> dict[str, Names]:
+    """Give the possible names of each operation's layer by its weights' name; none if lost.
+
+    Args:
+        operations: those with weights.
+        model: see ``layer_bits``.
+    """
+    naming = _torch_naming(model) if model_kind(model) == "torch" else _tensor_naming
+    return {operation.weights: naming(operation) for operation in operations}
 
 
 def _tensor_naming(operation: Operation) -> Names:

@@ -12,7 +12,6 @@ from qb_cluster.contracts import Arrays, Bits, Calibration, LoadModel, Quantizat
 from qb_cluster.errors import NonFiniteError, UnsupportedError
 from qb_cluster.quantization.kept_ranges import KeptRanges
 from qb_litert.graph import (
-    LAYER_KINDS,
     Operation,
     operations,
     read_model,
@@ -21,8 +20,9 @@ from qb_litert.graph import (
 )
 from qb_litert.quiet import quiet
 from qb_tflite.biases import flatten_biases
-from qb_tflite.layers import layer_bits
-from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges
+from qb_tflite.following import following
+from qb_tflite.layers import bits_of_weights
+from qb_tflite.ranges import Ranges, activation_ranges, weight_ranges, without_range
 from qb_tflite.support import SCOPE, SYMMETRIC_ACTIVATION_BITS
 
 _KEPT: Final[KeptRanges[Ranges]] = KeptRanges()
@@ -30,10 +30,6 @@ _EVERYWHERE: Final = ".*"
 _DEPTHWISE: Final = "DEPTHWISE_CONV_2D"
 _BLOCKWISE: Final = ("FULLY_CONNECTED", "EMBEDDING_LOOKUP")
 _LAYERS: Final = (*("CONV_2D", "CONV_2D_TRANSPOSE", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"),)
-_FOLLOWING: Final = (
-    *("RELU", "MAX_POOL_2D", "RESHAPE", "TRANSPOSE", "SLICE", "STRIDED_SLICE", "SPLIT", "UNPACK"),
-)
-"""Operations that follow a layer on the same integers, so that they round nothing anew."""
 _RECIPE_NAMES: Final = {"TRANSPOSE_CONV": "CONV_2D_TRANSPOSE"}
 """Where ai-edge-quantizer calls an operation otherwise than TFLite's schema."""
 
@@ -81,14 +77,7 @@ def quantize(
         if flatten_biases(graph):
             data = written(graph)
         weighted = [operation for operation in operations(graph) if operation.weights]
-        bits: dict[str, Bits | None] = dict.fromkeys(
-            (op.weights for op in weighted), quantization.bits
-        )
-        if quantization.scheme.layers:
-            bits = layer_bits(weighted, model(), quantization)
-        for op in weighted:
-            if LAYER_KINDS[op.kind] not in quantization.scheme.weights:
-                bits[op.weights] = None
+        bits = bits_of_weights(weighted, model, quantization)
         covered = [op for op in weighted if bits[op.weights] and op.values is not None]
         _check_weights(covered, quantization)
         ranges: Ranges = {}
@@ -98,6 +87,10 @@ def quantize(
         quantizer = Quantizer(data if graph.signatureDefs else with_signature(graph))
         _add_recipe(quantizer, quantization)
         _add_layers(quantizer, weighted, bits, quantization)
+        if _rounds_layers(quantization):
+            _add_following(quantizer, graph, weighted, bits, quantization)
+        if quantization.scheme.activations == "static":
+            _leave_out_what_has_no_range(quantizer, graph, ranges)
         if not allow_known_broken:
             _leave_out_what_is_broken(quantizer, quantization)
         try:
@@ -180,10 +173,9 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
             _EVERYWHERE, everything, 16, algorithm_key=AlgorithmName.FLOAT_CASTING
         )
         return
-    is_static = quantization.scheme.activations == "static"
     kinds = [everything]
-    if is_static and quantization.scheme.scope_or(SCOPE) == "layers":
-        kinds = [TFLOperationName(kind) for kind in (*_LAYERS, *_FOLLOWING)]
+    if _rounds_layers(quantization):
+        kinds = [TFLOperationName(kind) for kind in _LAYERS]
     for kind in kinds:
         with suppress(ValueError):  # no kernel for this kind at these bits: it stays float
             quantizer.update_quantization_recipe(
@@ -204,7 +196,7 @@ def _add_recipe(quantizer: Any, quantization: Quantization) -> None:
             quantizer.update_quantization_recipe(
                 _EVERYWHERE, TFLOperationName.EMBEDDING_LOOKUP, _config(alone, alone.bits)
             )
-    if is_static:
+    if quantization.scheme.activations == "static":
         # The same float interface as the baseline has, so that both are fed and timed
         # alike: rounding inputs in NumPy would cost more than a small model's kernels.
         _keep_float(quantizer, _EVERYWHERE, TFLOperationName.INPUT)
@@ -218,14 +210,11 @@ def _add_layers(
     quantization: Quantization,
 ) -> None:
     """Write a rule for each layer that has bits of its own, by the names of its outputs."""
-    from ai_edge_quantizer.qtyping import TFLOperationName
-
     for operation in weighted:
         layer = bits[operation.weights]
         if layer == quantization.bits:
             continue
-        scope = "^" + "".join(f"{re.escape(name)};" for name in operation.outputs) + "$"
-        kind = TFLOperationName(_RECIPE_NAMES.get(operation.kind, operation.kind))
+        scope, kind = f"^{_scope(operation.outputs)}$", _recipe_name(operation)
         if layer is None:
             _keep_float(quantizer, scope, kind)
             continue
@@ -233,6 +222,72 @@ def _add_layers(
             quantizer.update_quantization_recipe(scope, kind, _config(quantization, layer))
         except ValueError:  # no kernel for this kind at these bits: float, like everywhere else
             _keep_float(quantizer, scope, kind)
+
+
+def _add_following(
+    quantizer: Any,
+    graph: Any,
+    weighted: list[Operation],
+    bits: dict[str, Bits | None],
+    quantization: Quantization,
+) -> None:
+    """Write rules for what follows layers on their integers.
+
+    One for each kind and bits, not for each operation: the quantizer tries every rule on every
+    operation.
+    """
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    layers = {
+        operation.place: own
+        for operation in weighted
+        if (own := bits[operation.weights]) and _has_kernel(operation, quantization, own)
+    }
+    scopes: dict[tuple[str, Bits], list[str]] = {}
+    for kind, outputs, own in following(graph, layers):
+        scopes.setdefault((kind, own), []).append(_scope(outputs))
+    for (kind, own), names in scopes.items():
+        quantizer.update_quantization_recipe(
+            f"^(?:{'|'.join(names)})$", TFLOperationName(kind), _config(quantization, own)
+        )
+
+
+def _has_kernel(operation: Operation, quantization: Quantization, bits: Bits) -> bool:
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName, check_op_quantization_config
+
+    kind, config = _recipe_name(operation), _config(quantization, bits)
+    if kind not in _LAYERS:
+        return False
+    try:
+        check_op_quantization_config(AlgorithmName.MIN_MAX_UNIFORM_QUANT, kind, config)
+    except ValueError:
+        return False
+    return True
+
+
+def _rounds_layers(quantization: Quantization) -> bool:
+    """Tell whether static ranges are for inputs and outputs of layers alone."""
+    scheme = quantization.scheme
+    return scheme.activations == "static" and scheme.scope_or(SCOPE) == "layers"
+
+
+def _recipe_name(operation: Operation) -> Any:
+    """Give what ai-edge-quantizer calls an operation."""
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    return TFLOperationName(_RECIPE_NAMES.get(operation.kind, operation.kind))
+
+
+def _scope(outputs: tuple[str, ...]) -> str:
+    """Give the pattern of what ai-edge-quantizer calls an operation's scope."""
+    return "".join(f"{re.escape(name)};" for name in outputs)
+
+
+def _leave_out_what_has_no_range(quantizer: Any, graph: Any, ranges: Ranges) -> None:
+    from ai_edge_quantizer.qtyping import TFLOperationName
+
+    if scopes := [_scope(outputs) for outputs in without_range(graph, ranges)]:
+        _keep_float(quantizer, f"^(?:{'|'.join(scopes)})$", TFLOperationName.ALL_SUPPORTED)
 
 
 def _leave_out_what_is_broken(quantizer: Any, quantization: Quantization) -> None:

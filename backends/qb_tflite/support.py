@@ -36,6 +36,20 @@ _STAYS_FLOAT: Final = (
 )
 
 
+def simulated_support(quantization: Quantization) -> Support:
+    """Tell whether a quantization can be computed in float here, and why not."""
+    scheme = quantization.scheme
+    if unknown := unknown_words(scheme, KNOWN, "tflite"):
+        return Support(supported=False, reason=unknown)
+    scope = scheme.scope_or(SCOPE)
+    if scope == "all":
+        return Support(supported=False, reason="only inputs and outputs of layers are simulated")
+    if scope == "layers" and scheme.activations == "dynamic":
+        reason = "ranges are found while running for the inputs of layers only"
+        return Support(supported=False, reason=reason)
+    return Support(supported=True, scope=scope)
+
+
 def native_support(quantization: Quantization, *, allow_known_broken: bool = False) -> Support:
     """Tell whether a quantization has kernels of its own here, why not, or with what caveat.
 
@@ -54,12 +68,10 @@ def native_support(quantization: Quantization, *, allow_known_broken: bool = Fal
 def _obstacles(quantization: Quantization, allow_known_broken: bool) -> Iterator[str]:
     """Give what stands in the way, most general first."""
     scheme, bits = quantization.scheme, quantization.bits
-    if quantization.execution == "simulated":
-        yield "LiteRT only runs natively; the pytorch backend simulates any bit-width"
     if scheme.weight_quantizer is not None:
         yield (
             f"'{scheme.name}' brings its own weight arithmetic, for which LiteRT has no kernels; "
-            "the pytorch backend simulates it"
+            "it can be simulated"
         )
     if scheme.number == "fp16":
         return

@@ -165,6 +165,7 @@ WITH_LAYERS = {
     ("pytorch", "native"),
     ("pytorch", "simulated"),
     ("tflite", "native"),
+    ("tflite", "simulated"),
     ("onnxruntime", "native"),
     ("tensorflow", "simulated"),
 }

@@ -10,7 +10,7 @@ from torch import nn
 from qb_cluster.contracts import Bits, Calibration, Quantization, Scheme
 from qb_cluster.errors import PlugInError
 from qb_pytorch import PyTorchBackend, prefix_reuse, sensitivity
-from qb_pytorch.sensitivity import expected_weight_sqnr_db, layer_sensitivity
+from qb_pytorch.sensitivity import layer_sensitivity
 
 pytestmark = pytest.mark.frameworks
 
@@ -195,25 +195,6 @@ def test_layers_left_float_have_no_rows_and_wrong_patterns_are_named():
     assert bits == {"stem": "w3", "shared": "w3", "unused": "w3", "head": "w8"}
     with pytest.raises(PlugInError, match="'haed'"):
         layer_sensitivity(lambda: made(Net), asked(layers=(("haed", "w8"),)), None, images(4))
-
-
-# ---------------------------------------------------------------- what a weight should give
-
-
-@pytest.mark.parametrize(("length", "expected"), [(9, 47.9), (64, 44.7), (576, 42.6), (4096, 41.3)])
-def test_gaussian_rows_at_eight_bits_give_the_known_decibels(length, expected):
-    found = expected_weight_sqnr_db((100, length), Scheme("weight_only"), Bits(8))
-    assert found == pytest.approx(expected, abs=0.3)
-
-
-def test_expected_decibels_follow_the_scheme():
-    def found(**options):
-        return expected_weight_sqnr_db((64, 512), Scheme("weight_only", **options), Bits(4))
-
-    assert found(weight_range="mse") == pytest.approx(18.9, abs=0.5)
-    assert found(granularity="per_tensor") < found() < found(granularity="per_group", group_size=32)
-    assert expected_weight_sqnr_db((64, 512), Scheme("bf16", number="bf16"), Bits(16, 16)) > 50
-    assert found(weight_quantizer=lambda weights, _: weights) is None
 
 
 def test_an_outlying_weight_shows_as_missing_decibels():

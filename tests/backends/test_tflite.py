@@ -31,9 +31,9 @@ GRID = [Bits(weight, activation) for weight, activation in product((2, 3, 4, 8, 
 NETS = ("cnn", "mlp")
 
 
-def ask(activations, bits, granularity="per_channel", execution="native"):
+def ask(activations, bits, granularity="per_channel"):
     scheme = Scheme(SCHEMES[activations], activations, granularity=granularity)
-    return Quantization(scheme, Bits.parse(bits), execution)
+    return Quantization(scheme, Bits.parse(bits), "native")
 
 
 def sqnr_db(exact, rough):
@@ -245,7 +245,6 @@ def test_weights_that_stay_float_are_told(quantized):
 @pytest.mark.parametrize(
     ("quantization", "reason"),
     [
-        (ask("none", "w8", execution="simulated"), "the pytorch backend simulates"),
         (ask("dynamic", "w8a16"), "available: w4a8, w8a8"),
         (ask("dynamic", "w2a8"), "garbage; available: w4a8, w8a8"),
         (ask("static", "w3a8"), "available: w4a8, w8a8, w4a16, w8a16"),
