@@ -18,6 +18,7 @@ from qb_cluster.nodes.cores import pinned
 from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.facts_check import check_facts
 from qb_cluster.worker.preparation import Preparation
 from qb_cluster.worker.reference import Twin, simulated_twin
 from qb_cluster.worker.stage import Loaded, StageResult
@@ -85,6 +86,7 @@ def make(
         values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
     content = known or loaded.content()
     preparation = _preparation(task, loaded, content, cache)
+    baseline = None
     if task.baseline is None:
         prepared = preparation.convert()
     elif cell.execution is None:
@@ -95,6 +97,8 @@ def make(
         prepared = preparation.quantize(cell, baseline, cell.execution)
     if prepared.is_reused:
         loaded.reused.add("artifact")
+    is_simulated = cell.execution == "simulated"
+    check_facts(loaded.backend, prepared.artifact, baseline, simulated=is_simulated)
     values["prepare_ns"] = prepared.prepare_ns
     ref = artifacts.put(prepared.artifact)
     _state_facts(cell, ref, task.baseline, values)

@@ -231,3 +231,10 @@ def test_a_row_of_a_device_with_a_gpu_names_it_and_one_of_the_cpu_does_not(run, 
     assert (without.values["accelerator"], outcome.values["accelerator"]) == (None, "NVIDIA L4")
     assert outcome.environment["gpu"] == GPU
     assert "gpu" not in without.environment
+
+
+def test_a_cell_whose_backend_says_what_cannot_be_of_its_artifact_fails_by_name(run):
+    outcome = run(cell("more than all"))
+    assert outcome.status == "failed"
+    assert "11 of 10 parameters are quantized" in outcome.error
+    assert "value" not in outcome.values
