@@ -1,6 +1,5 @@
 """What a backend says of an artifact, held against the bounds of what can be said."""
 
-import math
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from typing import Any, Final
@@ -99,6 +98,6 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def _is_share(value: object) -> bool:
+def _is_share(value: Any) -> bool:
     is_number = isinstance(value, Real) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and -_ROUNDING <= value <= 1 + _ROUNDING
+    return is_number and -_ROUNDING <= value <= 1 + _ROUNDING

@@ -91,9 +91,11 @@ def run_quality(
         measured = getattr(executable, "peak_memory_bytes", None)
         values["peak_memory_bytes"] = None if measured is None else measured()
         layers = _layer_sensitivity(cell, loaded)
-    digest = None
+    digest = first = None
     if cell.is_baseline or outputs.nbytes <= MOST_KEPT_BYTES:
         digest = values["outputs_digest"] = artifacts.put_outputs(outputs)
+    else:
+        first = artifacts.put_outputs(outputs[:1])
     values |= compared
     values |= {
         "metric": measure.metric.label,
@@ -102,7 +104,7 @@ def run_quality(
         "batch_size": measure.batch_size,
     }
     return StageResult(
-        QualityResult(made.ref, digest, content if cell.is_baseline else None),
+        QualityResult(made.ref, digest, content if cell.is_baseline else None, first_digest=first),
         predictions=comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
         layers=layers,
     )

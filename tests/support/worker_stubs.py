@@ -101,14 +101,14 @@ class Stub:
 
         def run(inputs):
             x = inputs["input"]
-            if artifact.data.startswith(b"float"):
+            if len(x) == 1 and self.what == f"{'' if is_native else 'float '}zeros when timed":
+                return {"y": np.zeros_like(x)}
+            if artifact.data.startswith(b"float") or (is_native and self.what == "identical"):
                 return {"y": x}
             if is_native and self.what == "garbage":
                 return {"y": np.roll(x, 1, axis=1)}
             if is_native and self.what == "nan":
                 return {"y": np.full_like(x, np.nan)}
-            if is_native and self.what == "identical":
-                return {"y": x}
             return {"y": x + np.float32(0.01) * np.sin(100 * x) * (2 if is_native else 1)}
 
         return run

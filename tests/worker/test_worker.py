@@ -238,3 +238,20 @@ def test_a_cell_whose_backend_says_what_cannot_be_of_its_artifact_fails_by_name(
     assert outcome.status == "failed"
     assert "11 of 10 parameters are quantized" in outcome.error
     assert "value" not in outcome.values
+
+
+@pytest.mark.parametrize(
+    ("what", "whose"),
+    [("zeros when timed", "quantized"), ("float zeros when timed", "float")],
+)
+def test_what_is_timed_gives_what_was_judged_or_the_cell_is_a_mismatch(run, what, whose):
+    outcome = run(cell(what), "latency")
+    assert outcome.status == "kernel_mismatch"
+    assert f"for the first example alone, as it is timed, the {whose} model gives" in outcome.error
+    assert "speedup" not in outcome.values
+
+
+def test_outputs_too_large_to_keep_leave_those_of_the_first_example(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("qb_cluster.worker.quality_stage.MOST_KEPT_BYTES", 0)
+    assert run(cell(), "latency").status == "ok"
+    assert run(cell("zeros when timed"), "latency").status == "kernel_mismatch"
