@@ -36,7 +36,7 @@ def test_rounding_passes(db):
 )
 def test_another_computation_does_not(timed):
     with pytest.raises(
-        KernelMismatchError, match="what is timed is not what was judged: .*it gives"
+        KernelMismatchError, match=r"what is timed is not what was judged: .*it gives"
     ):
         check_timed("it", JUDGED, timed, FLOAT)
 
