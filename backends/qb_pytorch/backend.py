@@ -45,6 +45,7 @@ class PyTorchBackend:
     requires = ("torch", "torchao")
     distributions = ("torch", "torchao")
     takes = ("torch", "pt2")
+    home = ("torch", "pt2")
 
     def __init__(self, *, _device: str = support.CPU) -> None:
         self._device = _device

@@ -41,6 +41,7 @@ class TensorFlowBackend:
     requires: ClassVar[tuple[str, ...]] = ("tensorflow", "ai_edge_litert")
     distributions: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "ai-edge-litert")
     takes: ClassVar[tuple[str, ...]] = ("keras", "saved_model")
+    home: tuple[str, ...] = ("keras", "saved_model")
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""

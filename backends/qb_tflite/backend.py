@@ -35,6 +35,7 @@ class TFLiteBackend:
         "tflite-runtime",
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+    home: tuple[str, ...] = ("tflite",)
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:

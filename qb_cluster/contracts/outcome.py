@@ -67,6 +67,7 @@ class QualityResult:
         twin: name of the kept outputs that the kernels will be held against; of a prepare stage.
         first_digest: digest of the kept outputs for the first example, where ``outputs_digest`` is
             ``None``: what is timed is held against them.
+        doubt: of a baseline: why no change from it means anything; ``None`` where it does.
     """
 
     artifact: ArtifactRef
@@ -74,6 +75,7 @@ class QualityResult:
     content: Content | None = None
     twin: str | None = None
     first_digest: str | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

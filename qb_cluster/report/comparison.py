@@ -64,6 +64,8 @@ COLUMNS: Final = (
     "top1_agreement",
     "sqnr_db",
     "same_as",
+    "baseline_sqnr_db",
+    "baseline_doubt",
     "simulator",
     "reference_sqnr_db",
     "reference_agreement",

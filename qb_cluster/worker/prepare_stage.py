@@ -19,6 +19,7 @@ from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.facts_check import check_facts
+from qb_cluster.worker.framework import in_framework
 from qb_cluster.worker.preparation import Preparation
 from qb_cluster.worker.reference import Twin, simulated_twin
 from qb_cluster.worker.stage import Loaded, StageResult
@@ -173,9 +174,9 @@ def _state_facts(
 def reference_outputs(
     cell: Cell, made: Made, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> NDArray[np.float32] | None:
-    """Give the outputs of the simulated twin; ``None``, with a note, where there is none.
+    """Give what ``find_twin`` finds: outputs, those of a baseline for the first examples alone.
 
-    Where a runtime is alone nothing is simulated: what the prepare stage found is taken.
+    Where a runtime is alone nothing else runs: what the prepare stage found is taken.
 
     Raises:
         CellError: what it found is gone.
@@ -188,8 +189,8 @@ def reference_outputs(
     kept = artifacts.get_twin(made.twin)
     if kept is None:
         raise CellError(
-            f"the outputs {made.twin} of its simulation are gone from the run folder, or cannot "
-            "be reached from here; run with --rerun failed"
+            f"the outputs {made.twin} that it is held against are gone from the run folder, or "
+            "cannot be reached from here; run with --rerun failed"
         )
     return kept
 
@@ -197,8 +198,18 @@ def reference_outputs(
 def find_twin(
     cell: Cell, preparation: Preparation, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> Twin | None:
-    """Have a native cell's scheme simulated; ``None``, with a note, where that cannot be."""
-    if cell.is_baseline or cell.execution != "native":
+    """Give what a cell's outputs are held against; ``None`` where there is nothing.
+
+    That is the scheme of a native cell, simulated, or the model of a baseline in its own framework;
+    a note says where that cannot be.
+    """
+    if cell.is_baseline:
+        try:
+            return in_framework(preparation, artifacts, cell.device.threads)
+        except CellError as error:
+            _note(values, f"the float model is held against nothing: {error}")
+            return None
+    if cell.execution != "native":
         return None
     note = "no backend simulates this scheme, so the kernels are held against nothing"
     if cell.simulator is not None:

@@ -25,6 +25,7 @@ from qb_cluster.errors import (
     NotAppliedError,
     UnsupportedError,
 )
+from qb_cluster.evaluation import baseline as judge
 from qb_cluster.evaluation import comparison, inference, kernel
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.worker.artifact_cache import ArtifactCache
@@ -79,10 +80,14 @@ def run_quality(
         run = functools.partial(inference.run, executable, dataset.inputs, measure.batch_size)
         if task.baseline is None:
             outputs = _checked(cell, run)
+            first = next(inference.batches(dataset.inputs, measure.batch_size))
+            again = inference.run(executable, first, measure.batch_size)
+            doubt = _judged_baseline(cell, outputs, again, made, artifacts, values)
             compared = {"value": comparison.score(metric, outputs, dataset.targets).value}
             doubts = comparison.doubts(named, outputs, dataset.targets)
             values["notes"] = [*(values.get("notes") or ()), *doubts] or None
         else:
+            doubt = task.baseline.doubt
             baseline = artifacts.get_outputs(task.baseline.outputs_digest or "")
             outputs = _quantized_outputs(cell, run, baseline, made, artifacts, values)
             compared = comparison.compare(
@@ -91,20 +96,27 @@ def run_quality(
         measured = getattr(executable, "peak_memory_bytes", None)
         values["peak_memory_bytes"] = None if measured is None else measured()
         layers = _layer_sensitivity(cell, loaded)
-    digest = first = None
+    digest = kept_first = None
     if cell.is_baseline or outputs.nbytes <= MOST_KEPT_BYTES:
         digest = values["outputs_digest"] = artifacts.put_outputs(outputs)
     else:
-        first = artifacts.put_outputs(outputs[:1])
+        kept_first = artifacts.put_outputs(outputs[:1])
     values |= compared
     values |= {
+        "baseline_doubt": doubt,
         "metric": measure.metric.label,
         "examples": len(outputs),
         "dataset_examples": dataset.total,
         "batch_size": measure.batch_size,
     }
     return StageResult(
-        QualityResult(made.ref, digest, content if cell.is_baseline else None, first_digest=first),
+        QualityResult(
+            made.ref,
+            digest,
+            content if cell.is_baseline else None,
+            first_digest=kept_first,
+            doubt=doubt if cell.is_baseline else None,
+        ),
         predictions=comparison.predictions(metric, outputs, dataset.targets, dataset.ids),
         layers=layers,
     )
@@ -135,6 +147,34 @@ def _checked(cell: Cell, run: "functools.partial[NDArray[np.float32]]") -> NDArr
         raise NonFiniteError(f"{which} model '{cell.model.label}': {error}") from None
 
 
+def _judged_baseline(
+    cell: Cell,
+    outputs: NDArray[np.float32],
+    again: NDArray[np.float32],
+    made: Made,
+    artifacts: ArtifactFolder,
+    values: dict[str, Any],
+) -> str | None:
+    """See that a float artifact is the user's model; say why nothing can be told from it, if so.
+
+    ``outputs`` are for all examples, ``again`` for those of the first batch, from another run.
+
+    Raises:
+        BaselineMismatchError: its outputs are far from the model's in its own framework.
+    """
+    reference = reference_outputs(cell, made, artifacts, values)
+    if reference is not None:
+        precision = getattr(made.preparation.backend, "float_precision", judge.FULL)
+        first = outputs[: len(reference)]
+        values["baseline_sqnr_db"] = judge.check(reference, first, precision)
+        if precision != judge.FULL:
+            note = f"{cell.backend.label} computes float models in {precision}"
+            values["notes"] = [*(values.get("notes") or ()), note]
+    if judge.is_constant(outputs):
+        return judge.CONSTANT
+    return judge.doubt(outputs[: len(again)], again)
+
+
 def _quantized_outputs(
     cell: Cell,
     run: "functools.partial[NDArray[np.float32]]",
@@ -159,7 +199,7 @@ def _quantized_outputs(
         if reference is None:
             raise
         raise KernelMismatchError(f"{error}, and the scheme's simulation is finite") from None
-    if np.array_equal(baseline, outputs):
+    if np.array_equal(baseline, outputs) and not judge.is_constant(baseline):
         values["outputs_digest"] = artifacts.put_outputs(outputs)  # the report names whose they are
         raise NotAppliedError(
             f"{cell.bits} was asked for, and all {len(outputs)} outputs are bit-identical to the "
