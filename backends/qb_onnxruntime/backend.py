@@ -86,6 +86,17 @@ class OnnxRuntimeBackend:
         facts = quantized_facts(data, baseline, quantization)
         return Artifact(data, "onnx", facts)
 
+    def reference(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
+        """Make an artifact ready to run by reference arithmetic; see ``contracts.Backend``.
+
+        Raises:
+            CellError: the runtime cannot read the artifact.
+        """
+        del model
+        from qb_onnxruntime.reference import open_reference
+
+        return open_reference(artifact.data, threads)
+
     def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
         """Make an artifact ready to run; needs onnxruntime and NumPy alone.
 

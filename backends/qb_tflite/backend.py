@@ -36,6 +36,7 @@ class TFLiteBackend:
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
     home: tuple[str, ...] = ("tflite",)
+    reference_slack_db = 6.0  # they round sums otherwise, and dynamic ranges are symmetric
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:
@@ -116,11 +117,24 @@ class TFLiteBackend:
                 run it wrongly.
             ValueError: the file is cut off, or not of the kind that ``convert`` makes.
         """
+        return self._opened(artifact, threads, reference_kernels=False)
+
+    def reference(
+        self,
+        artifact: Artifact,
+        model: LoadModel,  # noqa: ARG002  the contract's
+        threads: int,
+    ) -> Executable:
+        """Load a ``.tflite`` with the plain kernels that define the format. Raises as ``open``."""
+        return self._opened(artifact, threads, reference_kernels=True)
+
+    @staticmethod
+    def _opened(artifact: Artifact, threads: int, *, reference_kernels: bool) -> Executable:
         from qb_litert.runtime import TFLiteExecutable
 
         try:
             with quiet():
-                return TFLiteExecutable(artifact.data, threads)
+                return TFLiteExecutable(artifact.data, threads, reference_kernels=reference_kernels)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except RuntimeError as error:

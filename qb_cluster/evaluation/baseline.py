@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.errors import BaselineMismatchError
 from qb_cluster.evaluation.deviation import deviation
+from qb_cluster.evaluation.examples import noise_power, signal_power
 
 FULL: Final = "f32"
 LEAST_DB: Final = 40.0
@@ -30,9 +31,7 @@ def examples_db(reference: NDArray[Any], outputs: NDArray[Any]) -> NDArray[np.fl
     Returns:
         Shape (n,).
     """
-    x = reference.reshape(len(reference), -1).astype(np.float64)
-    signal = np.sum(x**2, axis=1)
-    noise = np.sum((x - outputs.reshape(len(outputs), -1)) ** 2, axis=1)
+    signal, noise = signal_power(reference), noise_power(reference, outputs)
     signal = np.maximum(signal, _FAINTEST * signal.mean())
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = 10 * np.log10(signal / noise)

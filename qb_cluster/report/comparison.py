@@ -69,6 +69,8 @@ COLUMNS: Final = (
     "simulator",
     "reference_sqnr_db",
     "reference_agreement",
+    "recipe_gap_db",
+    "kernel_worst_db",
     "effective_bits",
     "bits_per_weight",
     "quantized_share",
