@@ -62,6 +62,7 @@ def judge_kernels(
     Raises:
         KernelMismatchError: the artifact itself gives no numbers.
     """
+    values["sqnr_db"] = deviation(floats, outputs).sqnr_db
     if simulated is not None:
         values["reference_agreement"] = deviation(simulated, outputs).top1_agreement
     name = find_own(cell, made, artifacts, values)
