@@ -20,6 +20,7 @@
         ├── UnsupportedError the backend finds out late that it cannot         → unsupported
         ├── OutOfMemoryError the artifact is larger than the board's memory    → oom
         ├── NotAppliedError  the "quantized" artifact is still float           → not_applied
+        ├── BaselineMismatchError  the float artifact is not the user's model  → baseline_mismatch
         └── KernelMismatchError  a kernel does not compute its scheme          → kernel_mismatch
 
 Messages say what, where, and what to do next.
@@ -106,6 +107,12 @@ class NotAppliedError(CellError):
     """The artifact that should be quantized is still float."""
 
     status: ClassVar[str] = "not_applied"
+
+
+class BaselineMismatchError(CellError):
+    """A float artifact's outputs are far from the model's in its own framework."""
+
+    status: ClassVar[str] = "baseline_mismatch"
 
 
 class KernelMismatchError(CellError):

@@ -88,6 +88,8 @@ class TFLiteExecutable:
         threads: threads that its kernels may use.
         keep_tensors: whether ``tensor`` can tell what a run left inside the model. It costs
             memory and time.
+        reference_kernels: whether the plain kernels that define the format compute, in place of
+            the fast ones.
 
     Attributes:
         signature: name of the signature; empty where the file has none.
@@ -100,9 +102,16 @@ class TFLiteExecutable:
         RuntimeError: the runtime lacks a kernel.
     """
 
-    def __init__(self, data: bytes, threads: int, *, keep_tensors: bool = False) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        threads: int,
+        *,
+        keep_tensors: bool = False,
+        reference_kernels: bool = False,
+    ) -> None:
         _require_whole(data)
-        self._interpreter = _interpreter(data, threads, keep_tensors)
+        self._interpreter = _interpreter(data, threads, keep_tensors, reference_kernels)
         self.signature: str = next(iter(self._interpreter.get_signature_list()), "")
         inputs = self._interpreter.get_input_details()
         outputs = self._interpreter.get_output_details()
@@ -196,17 +205,21 @@ def _ports(
     return tuple(ports)
 
 
-def _interpreter(data: bytes, threads: int, keep_tensors: bool) -> Any:
+def _interpreter(data: bytes, threads: int, keep_tensors: bool, reference_kernels: bool) -> Any:
     """Load the file into whichever runtime is installed."""
     is_old = False
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ModuleNotFoundError:
-        from tflite_runtime.interpreter import Interpreter
+        from tflite_runtime.interpreter import Interpreter, OpResolverType
 
         is_old = True
+    kernels = OpResolverType.BUILTIN_REF if reference_kernels else OpResolverType.AUTO
     interpreter = Interpreter(
-        model_content=data, num_threads=threads, experimental_preserve_all_tensors=keep_tensors
+        model_content=data,
+        num_threads=threads,
+        experimental_preserve_all_tensors=keep_tensors,
+        experimental_op_resolver_type=kernels,
     )
     if is_old:
         _refuse_what_it_gets_wrong(interpreter, data)

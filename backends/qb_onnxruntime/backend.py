@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
     requires: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
     distributions: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
     takes: tuple[str, ...] = ("torch", "onnx")
+    home: tuple[str, ...] = ("onnx",)
 
     def __init__(self, accuracy_level: int = 1) -> None:
         if accuracy_level not in ACCURACY_LEVELS:
@@ -84,6 +85,17 @@ class OnnxRuntimeBackend:
         )
         facts = quantized_facts(data, baseline, quantization)
         return Artifact(data, "onnx", facts)
+
+    def reference(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
+        """Make an artifact ready to run by reference arithmetic; see ``contracts.Backend``.
+
+        Raises:
+            CellError: the runtime cannot read the artifact.
+        """
+        del model
+        from qb_onnxruntime.reference import open_reference
+
+        return open_reference(artifact.data, threads)
 
     def open(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
         """Make an artifact ready to run; needs onnxruntime and NumPy alone.

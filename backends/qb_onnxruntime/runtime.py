@@ -36,6 +36,7 @@ class Session:
     Args:
         data: content of the file.
         threads: threads that share the work of one operator.
+        options: of the session; ``None`` for those of every other one.
 
     Raises:
         UnsupportedError: this onnxruntime has no kernel for it, or refuses its graph.
@@ -44,8 +45,8 @@ class Session:
 
     __slots__ = ("_names", "_one_by_one", "_run")
 
-    def __init__(self, data: bytes, threads: int) -> None:
-        session = open_session(data, session_options(threads))
+    def __init__(self, data: bytes, threads: int, options: Any = None) -> None:
+        session = open_session(data, options or session_options(threads))
         self._run = session.run
         self._names: tuple[str, ...] = tuple(output.name for output in session.get_outputs())
         self._one_by_one = ONE_BY_ONE in session.get_modelmeta().custom_metadata_map

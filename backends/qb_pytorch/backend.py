@@ -45,6 +45,7 @@ class PyTorchBackend:
     requires = ("torch", "torchao")
     distributions = ("torch", "torchao")
     takes = ("torch", "pt2")
+    home = ("torch", "pt2")
 
     def __init__(self, *, _device: str = support.CPU) -> None:
         self._device = _device
@@ -138,6 +139,27 @@ class PyTorchBackend:
         if self._device != support.CPU:
             module = cuda.place(module)
         return checkpoint.restore(artifact, module, self._device)
+
+    def reference(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
+        """Make an artifact ready to run by reference arithmetic; see ``contracts.Backend``.
+
+        Static programs run as they are stored, quantize/dequantize pairs around float kernels;
+        torchao's weights are made float before anything multiplies by them.
+
+        Raises:
+            UnsupportedError: there is none: for torchao's dynamic ranges and 16-bit floats.
+            CellError: the artifact is damaged.
+        """
+        import torch
+
+        from qb_pytorch import checkpoint, modules, pt2e
+
+        torch.set_num_threads(threads)
+        if artifact.format == pt2e.FORMAT:
+            return pt2e.open_program(artifact, is_lowered=False)
+        if artifact.format != checkpoint.TORCHAO_FORMAT or artifact.facts.scope is not None:
+            raise UnsupportedError("only stored weights have reference arithmetic here")
+        return checkpoint.restore(artifact, modules.own_copy(model), dequantized=True)
 
     def layer_sensitivity(
         self,

@@ -170,13 +170,20 @@ def attention_spelled_out(
     return module, layers.count_macs(module, example(baseline))
 
 
-def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU) -> Executable:
+def restore(
+    artifact: Artifact,
+    module: torch.nn.Module,
+    device: str = cuda.CPU,
+    *,
+    dequantized: bool = False,
+) -> Executable:
     """Put the stored state into the model and make it run.
 
     Args:
         artifact: what this module stored.
         module: a copy of the float model, on the device, to be changed.
         device: by torch's name.
+        dequantized: whether quantized weights are made float first.
 
     Raises:
         CellError: the file is damaged or foreign, or holds another model's state.
@@ -199,6 +206,11 @@ def restore(artifact: Artifact, module: torch.nn.Module, device: str = cuda.CPU)
         module.to(dtype)  # buffers that no state holds too
     try:
         state = nibbles.whole(content["state"], content["pairs"])
+        if dequantized:
+            state = {
+                name: one.dequantize() if is_traceable_wrapper_subclass(one) else one
+                for name, one in state.items()
+            }
         module.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CellError(

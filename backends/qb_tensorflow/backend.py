@@ -41,6 +41,8 @@ class TensorFlowBackend:
     requires: ClassVar[tuple[str, ...]] = ("tensorflow", "ai_edge_litert")
     distributions: ClassVar[tuple[str, ...]] = ("tensorflow", "keras", "ai-edge-litert")
     takes: ClassVar[tuple[str, ...]] = ("keras", "saved_model")
+    home: tuple[str, ...] = ("keras", "saved_model")
+    reference_slack_db = 6.0  # as qb_tflite, whose runtime it is
 
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, and with what caveat; imports no framework."""
@@ -111,15 +113,30 @@ class TensorFlowBackend:
         use_threads(threads)
         return float_run.executable(artifact)
 
+    def reference(
+        self,
+        artifact: Artifact,
+        model: LoadModel,  # noqa: ARG002  the contract's
+        threads: int,
+    ) -> Executable:
+        """Open a ``.tflite`` with the plain kernels that define the format.
 
-def _open_tflite(data: bytes, threads: int) -> Executable:
+        Raises:
+            UnsupportedError: it is none, or LiteRT lacks kernels for it.
+        """
+        if artifact.format != _TFLITE:
+            raise UnsupportedError("models of TensorFlow have no other arithmetic")
+        return _open_tflite(artifact.data, threads, reference_kernels=True)
+
+
+def _open_tflite(data: bytes, threads: int, *, reference_kernels: bool = False) -> Executable:
     from qb_litert.quiet import quiet
     from qb_litert.runtime import TFLiteExecutable
     from qb_tensorflow.feeding import in_order
 
     try:
         with quiet():
-            executable = TFLiteExecutable(data, threads)
+            executable = TFLiteExecutable(data, threads, reference_kernels=reference_kernels)
     except (NotImplementedError, RuntimeError) as error:
         raise UnsupportedError(f"LiteRT cannot run this file: {error}") from error
     return lambda inputs: in_order(executable(inputs))

@@ -39,6 +39,9 @@ class TFLiteBackend:
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
     simulates: ClassVar[tuple[str, ...]] = ("tflite",)
+    home: ClassVar[tuple[str, ...]] = ("tflite",)
+    # Fast kernels round sums unlike the reference ones, whose dynamic ranges are symmetric.
+    reference_slack_db: ClassVar[float] = 6.0
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:
@@ -143,11 +146,24 @@ class TFLiteBackend:
                 run it wrongly.
             ValueError: the file is cut off, or not of the kind that ``convert`` makes.
         """
+        return self._opened(artifact, threads, reference_kernels=False)
+
+    def reference(
+        self,
+        artifact: Artifact,
+        model: LoadModel,  # noqa: ARG002  the contract's
+        threads: int,
+    ) -> Executable:
+        """Load a ``.tflite`` with the plain kernels that define the format. Raises as ``open``."""
+        return self._opened(artifact, threads, reference_kernels=True)
+
+    @staticmethod
+    def _opened(artifact: Artifact, threads: int, *, reference_kernels: bool) -> Executable:
         from qb_litert.runtime import TFLiteExecutable
 
         try:
             with quiet():
-                return TFLiteExecutable(artifact.data, threads)
+                return TFLiteExecutable(artifact.data, threads, reference_kernels=reference_kernels)
         except NotImplementedError as error:
             raise UnsupportedError(str(error)) from error
         except RuntimeError as error:

@@ -20,7 +20,7 @@ from qb_cluster.boards.agent.wire import LENGTH, PREAMBLE, encode, header_bytes,
 from qb_cluster.boards.bundle import make_bundle, start_command
 from qb_cluster.boards.ssh import start_ssh
 from qb_cluster.boards.transport import Ending, Process, start_local
-from qb_cluster.contracts import Arrays, Artifact, Latency, SampleBlock, SshBoard
+from qb_cluster.contracts import Arrays, Artifact, Executable, Latency, SampleBlock, SshBoard
 from qb_cluster.errors import (
     BoardCrashedError,
     BoardError,
@@ -47,6 +47,8 @@ class Timing:
     Attributes:
         result: the samples, as ``latency.measure`` gives them.
         first_inference_ns: the quantized artifact's first run after it was opened.
+        outputs: what each arm gives for the example after it was timed, float and then quantized:
+            the model's first output, one example along axis 0.
         is_pinned: whether both ran on the cores that were asked for; no cores: False.
         niceness: of what ran them.
         foreign_cores: cores that others kept busy meanwhile; ``None`` where unknown.
@@ -56,11 +58,17 @@ class Timing:
 
     result: LatencyResult
     first_inference_ns: int
+    outputs: tuple[NDArray[np.float32], NDArray[np.float32]]
     is_pinned: bool
     niceness: int
     foreign_cores: float | None
     is_device_timed: bool = False
     flags: tuple[str, ...] = ()
+
+
+def first_output(executable: Executable, example: Arrays) -> NDArray[np.float32]:
+    """Run an example and give the model's first output, a copy that no later run overwrites."""
+    return np.array(next(iter(executable(example).values())))
 
 
 class BoardExecutable:
@@ -195,6 +203,7 @@ class Board:
         return Timing(
             LatencyResult(blocks, answer["capped"]),
             answer["first_inference_ns"],
+            (first_output(first, example), first_output(second, example)),
             answer["is_pinned"],
             answer["niceness"],
             answer["foreign_cores"],

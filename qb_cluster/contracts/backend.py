@@ -158,6 +158,16 @@ class Backend(Protocol):
     kinds of model that it simulates. Others simulate all that they take. Under ``execution: auto``
     a callable's model, whose kind shows late, is left to those; ``execution: simulated`` asks it.
 
+    A backend that can compute its native artifacts by reference arithmetic also has
+    ``reference(artifact, model, threads) -> Executable``: the same artifact without fast kernels,
+    slow as it may be. Its fast kernels are held against it. An ``UnsupportedError`` leaves them to
+    the simulation. Where right kernels are further from it than rounding explains,
+    ``reference_slack_db: float`` says by how much more noise.
+
+    A backend that runs models of some kinds as they are, in their own framework, names them in
+    ``home: tuple[str, ...]``: float artifacts of others are held against it. One that computes
+    float32 models in fewer bits says so in ``float_precision: str``, such as ``bf16``.
+
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
 

@@ -15,6 +15,7 @@ Status = Literal[
     "failed",
     "unsupported",
     "not_applied",
+    "baseline_mismatch",
     "kernel_mismatch",
     "timeout",
     "oom",

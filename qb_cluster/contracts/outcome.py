@@ -65,12 +65,19 @@ class QualityResult:
             they are too large to keep.
         content: what the names stood for; baselines only.
         twin: name of the kept outputs that the kernels will be held against; of a prepare stage.
+        own: name of the kept outputs of the artifact by reference arithmetic; of a prepare stage.
+        first_digest: digest of the kept outputs for the first example, where ``outputs_digest`` is
+            ``None``: what is timed is held against them.
+        doubt: of a baseline: why no change from it means anything; ``None`` where it does.
     """
 
     artifact: ArtifactRef
     outputs_digest: str | None
     content: Content | None = None
     twin: str | None = None
+    own: str | None = None
+    first_digest: str | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

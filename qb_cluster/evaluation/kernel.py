@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qb_cluster.evaluation.deviation import deviation
+from qb_cluster.evaluation.examples import noise_power, signal_power
 
 MARGIN_DB: Final = 15.0
 MARGIN_AGREEMENT: Final = 0.25
@@ -71,8 +72,6 @@ def faithfulness(
 
 
 def _median_db(reference: NDArray[Any], outputs: NDArray[Any]) -> float:
-    x = reference.reshape(len(reference), -1).astype(np.float64)
-    error = x - outputs.reshape(len(outputs), -1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = np.sum(x**2, axis=1) / np.sum(error**2, axis=1)
+        ratios = signal_power(reference) / noise_power(reference, outputs)
         return float(10 * np.log10(np.nanmedian(ratios)))

@@ -200,9 +200,9 @@ def _legend(found: Analysis) -> Iterator[str]:
     yield "sim: simulated in float arithmetic, so without size and latency"
     if (results["status"] == "kernel_mismatch").any():
         yield (
-            "kernel_mismatch: the outputs are far from those of the same scheme simulated; SQNR "
-            "against float of the kernel, and of its simulation (sim). What the scheme costs is "
-            "unknown"
+            "kernel_mismatch: the outputs are far from those of the same artifact by reference "
+            "arithmetic (without that, of the scheme simulated); SQNR against float of the kernel, "
+            "and of the simulation (sim). What the scheme costs is unknown"
         )
     if len(found.devices):
         yield (

@@ -120,6 +120,8 @@ def _no_result(row: Row) -> str:
         return str(row["error"] or row["status"])
     if row["status"] != "ok":
         return str(row["status"])
+    if row["baseline_doubt"]:
+        return str(row["baseline_doubt"])
     is_known = row["delta"] is not None and row["examples"] is not None
     return "" if is_known else "no change from float is known"
 

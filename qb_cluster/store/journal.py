@@ -74,6 +74,8 @@ def from_row(row: dict[str, Any], environment: dict[str, Any]) -> JournalEntry:
             ),
             outputs_digest=quality["outputs_digest"],
             content=quality["content"] and Content(**quality["content"]),
+            first_digest=quality.get("first_digest"),
+            doubt=quality.get("doubt"),
         ),
         env_id=row["env_id"],
         environment=environment,

@@ -72,6 +72,12 @@ RESULTS: Final = (
     Column("simulator", _TEXT, "the backend whose simulation a native cell was checked against"),
     Column("reference_sqnr_db", _REAL, "SQNR of that simulation of the same scheme against float"),
     Column("reference_agreement", _REAL, "top-1 agreement of this cell with that simulation"),
+    Column("recipe_gap_db", _REAL, "SQNR of that simulation less that of the artifact itself"),
+    Column(
+        "kernel_worst_db", _REAL, "most noise the kernels add to an example, over the artifact's"
+    ),
+    Column("baseline_sqnr_db", _REAL, "of a baseline: SQNR against the model in its own framework"),
+    Column("baseline_doubt", _TEXT, "why no change from the float baseline means anything"),
     Column("outputs_digest", _TEXT, "its outputs are in `artifacts/`, under this name, as `.npy`"),
     Column("artifact_bytes", _INT, "size of the artifact; null where simulated"),
     Column("baseline_artifact_bytes", _INT, "size of the float artifact"),

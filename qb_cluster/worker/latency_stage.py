@@ -2,9 +2,14 @@
 
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from qb_cluster.boards.board import Timing
 from qb_cluster.catalog.content import cell_key, scheme_digest
-from qb_cluster.contracts import Task
+from qb_cluster.contracts import QualityResult, Task
 from qb_cluster.evaluation import latency
+from qb_cluster.evaluation.timed import check_timed
 from qb_cluster.nodes.load import BUSY_CORES
 from qb_cluster.worker.artifact_folder import ArtifactFolder
 from qb_cluster.worker.site import Site, refuse_other_runtime, runtime_of
@@ -41,6 +46,7 @@ def run_latency(
         artifacts.get(quality.artifact) for quality in (task.baseline, task.quality)
     )
     timing = site.time(baseline, quantized, example, settings, loaded, threads, task.cores)
+    _check_timed(task, artifacts, timing)
     result = timing.result
     values["first_inference_ns"] = timing.first_inference_ns
     if timing.is_device_timed:
@@ -74,3 +80,25 @@ def run_latency(
             task.cell, task.baseline.content, scheme, site.fingerprint(loaded.backend)
         )
     return StageResult(samples=result.blocks)
+
+
+def _check_timed(task: Task, artifacts: ArtifactFolder, timing: Timing) -> None:
+    """See that both arms give for the first example what quality was judged by.
+
+    Raises:
+        KernelMismatchError: one does not.
+    """
+    floats = _first_outputs(task.baseline, artifacts)
+    if floats is None:  # kept by a QuantBench that noted none
+        return
+    check_timed("the float model", floats, timing.outputs[0], None)
+    judged = _first_outputs(task.quality, artifacts)
+    if judged is not None and not task.cell.is_baseline:
+        check_timed("the quantized model", judged, timing.outputs[1], floats)
+
+
+def _first_outputs(
+    quality: QualityResult | None, artifacts: ArtifactFolder
+) -> NDArray[np.float32] | None:
+    digest = quality and (quality.outputs_digest or quality.first_digest)
+    return artifacts.get_outputs(digest)[:1] if digest else None

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from qb_cluster.catalog.content import cell_key, scheme_digest
 from qb_cluster.contracts import Artifact, ArtifactRef, Cell, Content, QualityResult, Task
 from qb_cluster.contracts.coverage import covered_share
-from qb_cluster.errors import CellError, NotAppliedError
+from qb_cluster.errors import CellError, KernelMismatchError, NotAppliedError
 from qb_cluster.nodes.cores import pinned
 from qb_cluster.nodes.environment import fingerprint
 from qb_cluster.worker.artifact_cache import ArtifactCache
 from qb_cluster.worker.artifact_folder import ArtifactFolder
+from qb_cluster.worker.facts_check import check_facts
+from qb_cluster.worker.framework import in_framework
+from qb_cluster.worker.own_arithmetic import by_reference
 from qb_cluster.worker.preparation import Preparation
 from qb_cluster.worker.reference import Twin, simulated_twin
 from qb_cluster.worker.stage import Loaded, StageResult
@@ -28,8 +31,10 @@ class Made:
     """A cell's artifact, and what made it.
 
     Attributes:
-        is_from_elsewhere: whether a prepare stage made it, which found its twin too.
-        twin: the name of that; ``None`` where there is none to be had.
+        is_from_elsewhere: whether a prepare stage made it, which found its twin and its own
+            outputs too.
+        twin: the name of what it is held against; ``None`` where there is none to be had.
+        own: the name of its outputs by reference arithmetic; ``None`` likewise.
     """
 
     artifact: Artifact
@@ -37,6 +42,7 @@ class Made:
     preparation: Preparation
     is_from_elsewhere: bool = False
     twin: str | None = None
+    own: str | None = None
 
 
 def run_prepare(
@@ -61,9 +67,10 @@ def run_prepare(
     with pinned(task.cores):
         made = make(task, loaded, artifacts, cache, values)
         twin = find_twin(task.cell, made.preparation, artifacts, values)
+        own = find_own(task.cell, made, artifacts, values)
     content = made.preparation.content if task.cell.is_baseline else None
     name = None if twin is None else twin.name
-    return StageResult(QualityResult(made.ref, None, content, name))
+    return StageResult(QualityResult(made.ref, None, content, name, own))
 
 
 def make(
@@ -85,6 +92,7 @@ def make(
         values["content_key"] = cell_key(cell, known, scheme_digest(cell.scheme), None)
     content = known or loaded.content()
     preparation = _preparation(task, loaded, content, cache)
+    baseline = None
     if task.baseline is None:
         prepared = preparation.convert()
     elif cell.execution is None:
@@ -95,6 +103,8 @@ def make(
         prepared = preparation.quantize(cell, baseline, cell.execution)
     if prepared.is_reused:
         loaded.reused.add("artifact")
+    is_simulated = cell.execution == "simulated"
+    check_facts(loaded.backend, prepared.artifact, baseline, simulated=is_simulated)
     values["prepare_ns"] = prepared.prepare_ns
     ref = artifacts.put(prepared.artifact)
     _state_facts(cell, ref, task.baseline, values)
@@ -126,8 +136,8 @@ def made_before(
     loaded.reused.update(before.values.get("reused") or ())
     ref = before.quality.artifact
     preparation = _preparation(task, loaded, content, cache)
-    twin = before.quality.twin
-    return Made(artifacts.get(ref), ref, preparation, is_from_elsewhere=True, twin=twin)
+    found = {"twin": before.quality.twin, "own": before.quality.own}
+    return Made(artifacts.get(ref), ref, preparation, is_from_elsewhere=True, **found)
 
 
 def _preparation(task: Task, loaded: Loaded, content: Content, cache: ArtifactCache) -> Preparation:
@@ -166,12 +176,49 @@ def _state_facts(
         raise NotAppliedError(f"{cell.bits} was asked for, and the artifact holds {found}")
 
 
+def find_own(
+    cell: Cell, made: Made, artifacts: ArtifactFolder, values: dict[str, Any]
+) -> str | None:
+    """Name the outputs of a native artifact by reference arithmetic; ``None`` where there are none.
+
+    Raises:
+        KernelMismatchError: they are not finite.
+    """
+    if cell.is_baseline or cell.execution != "native":
+        return None
+    if made.is_from_elsewhere:
+        return made.own
+    arguments = made.artifact, made.ref.digest, made.preparation, artifacts, cell.device.threads
+    try:
+        return by_reference(*arguments)
+    except KernelMismatchError:
+        raise
+    except CellError as error:
+        _note(values, f"no reference arithmetic for this artifact: {error}")
+        return None
+
+
+def kept_outputs(name: str, artifacts: ArtifactFolder) -> NDArray[np.float32]:
+    """Read outputs that something is held against.
+
+    Raises:
+        CellError: they are gone.
+    """
+    kept = artifacts.get_twin(name)
+    if kept is None:
+        raise CellError(
+            f"the outputs {name} that it is held against are gone from the run folder, or "
+            "cannot be reached from here; run with --rerun failed"
+        )
+    return kept
+
+
 def reference_outputs(
     cell: Cell, made: Made, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> NDArray[np.float32] | None:
-    """Give the outputs of the simulated twin; ``None``, with a note, where there is none.
+    """Give what ``find_twin`` finds: outputs, those of a baseline for the first examples alone.
 
-    Where a runtime is alone nothing is simulated: what the prepare stage found is taken.
+    Where a runtime is alone nothing else runs: what the prepare stage found is taken.
 
     Raises:
         CellError: what it found is gone.
@@ -181,20 +228,24 @@ def reference_outputs(
         return None if twin is None else twin.outputs
     if made.twin is None:
         return None
-    kept = artifacts.get_twin(made.twin)
-    if kept is None:
-        raise CellError(
-            f"the outputs {made.twin} of its simulation are gone from the run folder, or cannot "
-            "be reached from here; run with --rerun failed"
-        )
-    return kept
+    return kept_outputs(made.twin, artifacts)
 
 
 def find_twin(
     cell: Cell, preparation: Preparation, artifacts: ArtifactFolder, values: dict[str, Any]
 ) -> Twin | None:
-    """Have a native cell's scheme simulated; ``None``, with a note, where that cannot be."""
-    if cell.is_baseline or cell.execution != "native":
+    """Give what a cell's outputs are held against; ``None`` where there is nothing.
+
+    That is the scheme of a native cell, simulated, or the model of a baseline in its own framework;
+    a note says where that cannot be.
+    """
+    if cell.is_baseline:
+        try:
+            return in_framework(preparation, artifacts, cell.device.threads)
+        except CellError as error:
+            _note(values, f"the float model is held against nothing: {error}")
+            return None
+    if cell.execution != "native":
         return None
     note = "no backend simulates this scheme, so the kernels are held against nothing"
     if cell.simulator is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from qb_cluster.boards.board import Board, Timing
+from qb_cluster.boards.board import Board, Timing, first_output
 from qb_cluster.contracts import (
     Arrays,
     Artifact,
@@ -139,9 +139,11 @@ class Here:
             result = latency.measure(runs[0], runs[1], settings, self_timed=watches is not None)
             foreign = Load.now().foreign_cores(before)
             is_shared |= watches is not None and _is_gpu_shared()
+            outputs = first_output(one, example), first_output(other, example)
         return Timing(
             result,
             first_inference_ns,
+            outputs,
             is_pinned,
             niceness,
             foreign,

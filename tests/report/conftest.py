@@ -54,8 +54,8 @@ def every_status():
     """A baseline, an ok cell and one cell of each other status, with their outcomes."""
     baseline, ok = make_cell(None), make_cell("static", "w8a8")
     bad = [
-        (make_cell("static", f"w{number}a8"), status)
-        for number, status in enumerate(STATUSES[2:], start=9)
+        (make_cell("static", f"w{number}a16"), status)
+        for number, status in enumerate(STATUSES[2:], start=8)
     ]
     part = make_cell("static", "w7a8")
     return [

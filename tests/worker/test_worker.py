@@ -86,11 +86,10 @@ def test_a_kernel_that_computes_its_scheme_gets_a_result_and_both_sqnrs(run):
 
 
 @pytest.mark.parametrize("what", ["garbage", "nan"])
-def test_a_kernel_that_computes_something_else_is_a_mismatch_and_no_accuracy(run, what):
+def test_a_kernel_that_computes_something_else_is_a_mismatch_whatever_its_accuracy(run, what):
     outcome = run(cell(what))
     assert outcome.status == "kernel_mismatch"
-    assert "value" not in outcome.values
-    assert "delta" not in outcome.values
+    assert ("value" in outcome.values) == (what == "garbage")  # kept, and no result
     if what == "garbage":
         assert outcome.values["sqnr_db"] < outcome.values["reference_sqnr_db"] - 10
         assert "simulation on sim" in outcome.error
@@ -231,3 +230,27 @@ def test_a_row_of_a_device_with_a_gpu_names_it_and_one_of_the_cpu_does_not(run, 
     assert (without.values["accelerator"], outcome.values["accelerator"]) == (None, "NVIDIA L4")
     assert outcome.environment["gpu"] == GPU
     assert "gpu" not in without.environment
+
+
+def test_a_cell_whose_backend_says_what_cannot_be_of_its_artifact_fails_by_name(run):
+    outcome = run(cell("more than all"))
+    assert outcome.status == "failed"
+    assert "11 of 10 parameters are quantized" in outcome.error
+    assert "value" not in outcome.values
+
+
+@pytest.mark.parametrize(
+    ("what", "whose"),
+    [("zeros when timed", "quantized"), ("float zeros when timed", "float")],
+)
+def test_what_is_timed_gives_what_was_judged_or_the_cell_is_a_mismatch(run, what, whose):
+    outcome = run(cell(what), "latency")
+    assert outcome.status == "kernel_mismatch"
+    assert f"for the first example alone, as it is timed, the {whose} model gives" in outcome.error
+    assert "speedup" not in outcome.values
+
+
+def test_outputs_too_large_to_keep_leave_those_of_the_first_example(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("qb_cluster.worker.quality_stage.MOST_KEPT_BYTES", 0)
+    assert run(cell(), "latency").status == "ok"
+    assert run(cell("zeros when timed"), "latency").status == "kernel_mismatch"
