@@ -1,5 +1,6 @@
 """The convolutions, matrix products and look-ups of a ``.tflite``, read from the flatbuffer."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -95,6 +96,32 @@ def operations(model: Any) -> Iterator[Operation]:
         for operator, kind in zip(graph.operators, kinds, strict=True):
             if kind in _CHANNEL_AXES or kind == _BATCH_MATMUL:
                 yield _operation(model, graph, operator, kind, dequantized, constants)
+
+
+def copy_weights(model: Any, operation: Operation, name: str) -> None:
+    """Let an operation of a float model read a copy of its weights, in place.
+
+    Args:
+        model: as ``read_model`` gives it.
+        operation: one of its operations, with weights.
+        name: of the copy, which is made unless there is one.
+    """
+    for graph in model.subgraphs:
+        tensors = {tensor.name.decode(): number for number, tensor in enumerate(graph.tensors)}
+        for operator in graph.operators:
+            outputs = tuple(graph.tensors[index].name.decode() for index in operator.outputs)
+            if outputs != operation.outputs:
+                continue
+            if name not in tensors:
+                original = graph.tensors[operator.inputs[_WEIGHTS_AT]]
+                tensor, buffer = copy.copy(original), copy.copy(model.buffers[original.buffer])
+                tensor.name, tensor.buffer = name.encode(), len(model.buffers)
+                model.buffers.append(buffer)
+                graph.tensors.append(tensor)
+                tensors[name] = len(graph.tensors) - 1
+            inputs = list(operator.inputs)
+            inputs[_WEIGHTS_AT] = tensors[name]
+            operator.inputs = inputs
 
 
 def with_signature(model: Any) -> bytes:

@@ -4,7 +4,7 @@ import onnx
 
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import PlugInError, UnsupportedError
-from qb_cluster.quantization.layer_patterns import check_layer_patterns
+from qb_cluster.quantization.layer_patterns import bits_of, check_layer_patterns
 from qb_onnxruntime.coverage import is_covered, kind_of, weights
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
@@ -61,7 +61,7 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
     """Give the bits of every product with weights that is to be quantized, by its output.
 
     Raises:
-        UnsupportedError: the model has none.
+        UnsupportedError: the model has none, or layers that share a weight get different bits.
         PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
     """
     found = layers(model)
@@ -71,7 +71,9 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
             "this model has none"
         )
     stored = weights(model)
-    check_layer_patterns(quantization.scheme, [weight.layer for weight in stored])
+    check_layer_patterns(quantization.scheme, [name for weight in stored for name in weight.names])
+    for weight in stored:
+        bits_of(weight.names, quantization)
     given = {
         layer.output: quantization.layer_bits(layer.module)
         for layer in found
