@@ -12,12 +12,15 @@ from typing import Any, Final
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from qb_cluster.catalog.layer_weights import layer_weights
+from qb_cluster.catalog.layer_weights import layer_names, layer_weights
 from qb_cluster.quantization.layer_names import Names, StoredWeight, names_of
 from qb_onnxruntime.subgraphs import names_read
 
 LAYER_NAMES: Final = "qb_layer_names"
 """Key of the metadata: names of layers by the weight's name, as JSON."""
+
+MODEL_LAYERS: Final = "qb_layers"
+"""Key of the metadata: names of all layers of the model, as JSON; some may have been folded away."""
 
 RECURRENT: Final = ("LSTM", "GRU", "RNN")
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
@@ -47,6 +50,12 @@ def kept_names(model: onnx.ModelProto) -> dict[str, Names]:
     """Give the names of layers that an export has kept, by the weight's name."""
     kept = next((e.value for e in model.metadata_props if e.key == LAYER_NAMES), "{}")
     return {weight: tuple(names) for weight, names in json.loads(kept).items()}
+
+
+def model_layers(model: onnx.ModelProto) -> list[str]:
+    """Give the names of the layers of the model that a file was exported from."""
+    kept = next((e.value for e in model.metadata_props if e.key == MODEL_LAYERS), "[]")
+    return [str(name) for name in json.loads(kept)]
 
 
 def name_layers(model: onnx.ModelProto, module: Any) -> None:
@@ -85,7 +94,11 @@ def name_layers(model: onnx.ModelProto, module: Any) -> None:
     _drop_unread(model, {old for old, _ in made})
     kept = {weight: layers for weight, layers in names.items() if layers}
     given = {entry.key: entry.value for entry in model.metadata_props}
-    helper.set_model_props(model, given | {LAYER_NAMES: json.dumps(kept, sort_keys=True)})
+    told = {
+        LAYER_NAMES: json.dumps(kept, sort_keys=True),
+        MODEL_LAYERS: json.dumps(layer_names(module)),
+    }
+    helper.set_model_props(model, given | told)
 
 
 def _reads(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from qb_cluster.catalog.layer_weights import layer_weights
+from qb_cluster.catalog.layer_weights import layer_names, layer_weights
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Bits, Quantization
 from qb_cluster.quantization.layer_names import Names, StoredWeight, names_of
@@ -39,6 +39,9 @@ def layer_bits(
     for operation, layers in zip(operations, found, strict=True):
         names[operation.weights] = (*names.get(operation.weights, ()), *layers)
     known = sorted({name for layers in names.values() for name in layers})
+    if model_kind(model) == "torch":
+        # A layer that was folded into a constant is none of the file's any more, and no mistake.
+        known += layer_names(model)
     lost = [operation.kind for operation in operations if not names[operation.weights]]
     check_layer_patterns(quantization.scheme, known, lost)
     return {weights: bits_of(layers, quantization) for weights, layers in names.items()}

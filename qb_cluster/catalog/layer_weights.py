@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from qb_cluster.quantization.layer_names import LayerWeight, Names, fingerprint
 
 _PARTS: Final = ("q", "k", "v")
+_REVERSE: Final = "_reverse"
 
 
 def layer_weights(module: Any) -> list[LayerWeight]:
@@ -46,6 +47,22 @@ def layer_weights(module: Any) -> list[LayerWeight]:
 def layer_names(module: Any) -> list[str]:
     """Give the names of a module's layers, and of nothing else that has weights."""
     return [name for names, _ in _owned(module, others=False) for name in names]
+
+
+def same_bits(module: Any) -> dict[str, Names]:
+    """Give for each layer those that must have the same bits as it, itself among them.
+
+    They share a weight, or a converter may store their weights as one: see ``layer_weights``.
+    """
+    sharing: dict[int, Names] = {}
+    for names, weight in _owned(module, others=False):
+        sharing[id(weight)] = (*sharing.get(id(weight), ()), *names)
+    found = {name: names for names in sharing.values() for name in names}
+    for name in list(found):
+        forward = name.removesuffix(_REVERSE)
+        if forward != name and forward in found:
+            found[forward] = found[name] = (forward, name)
+    return found
 
 
 def weight_names(module: Any, parameter: str) -> Names:
@@ -105,11 +122,11 @@ def _directions(found: list[LayerWeight]) -> Iterator[LayerWeight]:
     """Put the two directions of recurrent layers together."""
 
     def forward(weight: LayerWeight) -> str:
-        return weight.names[0].removesuffix("_reverse")
+        return weight.names[0].removesuffix(_REVERSE)
 
     for name, pair in groupby(sorted(found, key=forward), forward):
         both = list(pair)
-        if len(both) == 2 and both[1].names[0] == f"{name}_reverse":
+        if len(both) == 2 and both[1].names[0] == f"{name}{_REVERSE}":
             stacked = np.stack([weight.values for weight in both])
             yield _weight((both[0].names[0], both[1].names[0]), stacked, 1)
 

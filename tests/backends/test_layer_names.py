@@ -75,6 +75,19 @@ class Folded(nn.Module):
         return self.up_norm(self.up(input)).mean((2, 3))
 
 
+class Places(nn.Module):
+    """A table of places that are always the same: a converter may look them up itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.word, self.place = nn.Embedding(50, 16), nn.Embedding(8, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, input):  # noqa: A002 - the name of a lone input
+        places = torch.arange(input.shape[1])
+        return self.head(torch.relu(self.word(input) + self.place(places)).mean(1))
+
+
 def twins():
     first, second = nn.Linear(16, 16), nn.Linear(16, 16)
     second.load_state_dict(first.state_dict())
@@ -114,6 +127,7 @@ NETS = {
     "encoder": (encoder, ROWS),
     "digits": (digits, PIXELS),
     "tied": (Tied, IDS),
+    "places": (Places, IDS),
 }
 RULES = [
     ("attention", "embed"),
