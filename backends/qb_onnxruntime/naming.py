@@ -20,7 +20,7 @@ LAYER_NAMES: Final = "qb_layer_names"
 """Key of the metadata: names of layers by the weight's name, as JSON."""
 
 MODEL_LAYERS: Final = "qb_layers"
-"""Key of the metadata: names of all layers of the model, as JSON; some may have been folded away."""
+"""Key of the metadata: all layers of the model as JSON; some may have been folded away."""
 
 RECURRENT: Final = ("LSTM", "GRU", "RNN")
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"

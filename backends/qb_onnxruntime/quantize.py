@@ -9,6 +9,7 @@ from qb_onnxruntime.coverage import is_covered, kind_of, weights
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
 from qb_onnxruntime.graph import layers, load, unshare_biases
+from qb_onnxruntime.naming import model_layers
 from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.static import quantize_qdq
 from qb_onnxruntime.subgraphs import sort_nodes
@@ -71,7 +72,10 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
             "this model has none"
         )
     stored = weights(model)
-    check_layer_patterns(quantization.scheme, [name for weight in stored for name in weight.names])
+    check_layer_patterns(
+        quantization.scheme,
+        [*(name for weight in stored for name in weight.names), *model_layers(model)],
+    )
     for weight in stored:
         bits_of(weight.names, quantization)
     given = {

@@ -115,7 +115,8 @@ def _parameters(results: pd.DataFrame, ours: pd.DataFrame, target: NamedBackend)
     for backend in (target.ref.label, ours["backend"].iloc[0]):
         rows = floats[floats["backend"] == backend]
         if not rows.empty:
-            return int(round(8 * rows["weight_bytes"].iloc[0] / rows["bits_per_weight"].iloc[0]))
+            parameters = 8 * rows["weight_bytes"].iloc[0] / rows["bits_per_weight"].iloc[0]
+            return round(float(parameters))
     return 0
 
 
