@@ -251,17 +251,26 @@ def selfcheck(names: tuple[str, ...]) -> None:
 @click.argument("folder")
 @click.option("--model", required=True, help="Label of the model.")
 @click.option("--scheme", default="weight_only", show_default=True, help="Label of the scheme.")
-@click.option("--bits", type=float, help="Bits per weight at most.")
+@click.option("--bits", type=float, help="Bits per weight at most, scales and floats counted.")
 @click.option("--sqnr", type=float, help="SQNR of the outputs in dB at least.")
-def propose(folder: str, model: str, scheme: str, bits: float | None, sqnr: float | None) -> None:
+@click.option("--backend", help="Who will run it. [default: the backend that measured]")
+def propose(
+    folder: str,
+    model: str,
+    scheme: str,
+    bits: float | None,
+    sqnr: float | None,
+    backend: str | None,
+) -> None:
     """Propose a mixed-precision scheme from the layers that a run has measured.
 
     The run must hold simulated cells of one scheme over several bit-widths, with
-    `measure: {layers: true}`. What is printed goes into `schemes` of the next sweep.
+    `measure: {layers: true}`. What is printed goes into `schemes` of the next sweep. Proposed are
+    widths that the backend runs natively; bits per weight are those of the artifact it will make.
     """
-    from qb_cluster.report.proposal import propose_from_run
+    from qb_cluster.report.run_proposal import propose_from_run
 
-    click.echo(propose_from_run(folder, model, scheme, bits, sqnr), nl=False)
+    click.echo(propose_from_run(folder, model, scheme, bits, sqnr, backend), nl=False)
 
 
 @cli.command()

@@ -1,5 +1,6 @@
 """The convolutions, matrix products and look-ups of a ``.tflite``, read from the flatbuffer."""
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -118,6 +119,32 @@ def operator_kinds(model: Any, graph: Any) -> list[str]:
     # Files from before 2020 have the first field alone; newer ones cap it at 127.
     codes = [max(code.deprecatedBuiltinCode, code.builtinCode) for code in model.operatorCodes]
     return [names.get(codes[operator.opcodeIndex], "") for operator in graph.operators]
+
+
+def copy_weights(model: Any, operation: Operation, name: str) -> None:
+    """Let an operation of a float model read a copy of its weights, in place.
+
+    Args:
+        model: as ``read_model`` gives it.
+        operation: one of its operations, with weights.
+        name: of the copy, which is made unless there is one.
+    """
+    for graph in model.subgraphs:
+        tensors = {tensor.name.decode(): number for number, tensor in enumerate(graph.tensors)}
+        for operator in graph.operators:
+            outputs = tuple(graph.tensors[index].name.decode() for index in operator.outputs)
+            if outputs != operation.outputs:
+                continue
+            if name not in tensors:
+                original = graph.tensors[operator.inputs[_WEIGHTS_AT]]
+                tensor, buffer = copy.copy(original), copy.copy(model.buffers[original.buffer])
+                tensor.name, tensor.buffer = name.encode(), len(model.buffers)
+                model.buffers.append(buffer)
+                graph.tensors.append(tensor)
+                tensors[name] = len(graph.tensors) - 1
+            inputs = list(operator.inputs)
+            inputs[_WEIGHTS_AT] = tensors[name]
+            operator.inputs = inputs
 
 
 def with_signature(model: Any) -> bytes:

@@ -11,7 +11,8 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
-from qb_onnxruntime import support
+from qb_cluster.contracts.coverage import LayerKind
+from qb_onnxruntime import storage, support
 
 ACCURACY_LEVELS = tuple(support.ARITHMETIC)
 
@@ -42,6 +43,12 @@ class OnnxRuntimeBackend:
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing the framework."""
         return support.support(quantization, self.accuracy_level)
+
+    def stored_bytes(
+        self, kind: LayerKind, shape: tuple[int, ...], quantization: Quantization
+    ) -> float | None:
+        """Tell what a weight takes natively, without importing the framework."""
+        return storage.stored_bytes(kind, shape, quantization)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
         """Export a torch module with a batch of any size, or take a float ``.onnx`` file.

@@ -9,7 +9,9 @@ from onnx import TensorProto
 
 from qb_cluster.contracts import Quantization
 from qb_cluster.contracts.coverage import Coverage, LayerKind, coverage
-from qb_onnxruntime.graph import Layer, layer_name, layers
+from qb_cluster.quantization.layer_names import Names
+from qb_onnxruntime.graph import Layer, layers
+from qb_onnxruntime.naming import RECURRENT, kept_names, layer_name
 
 _KINDS: Final[dict[str, LayerKind]] = {
     "Conv": "conv",
@@ -17,7 +19,6 @@ _KINDS: Final[dict[str, LayerKind]] = {
     "MatMul": "linear",
     "Gemm": "linear",
 }
-_RECURRENT: Final = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,20 @@ class Weight:
 
     Attributes:
         tensor: its name in the file.
-        layer: name of the layer in the model, see ``graph.layer_name``.
+        names: of the layers of the model that it belongs to, see ``naming``.
         kind: of the layer.
         size: how many numbers it holds.
     """
 
     tensor: str
-    layer: str
+    names: Names
     kind: LayerKind
     size: int
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer; the first where several have one weight."""
+        return self.names[0]
 
 
 def weights(model: onnx.ModelProto) -> list[Weight]:
@@ -44,23 +50,26 @@ def weights(model: onnx.ModelProto) -> list[Weight]:
 
 def _weights(model: onnx.ModelProto) -> Iterator[Weight]:
     for layer in layers(model):
-        yield Weight(layer.tensor, layer.module, kind_of(layer), layer.weight.size)
+        names = layer.names or (layer.module,)
+        yield Weight(layer.tensor, names, kind_of(layer), layer.weight.size)
     kind: LayerKind
     floats = {
         tensor.name: onnx.numpy_helper.to_array(tensor).size
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1
     }
+    kept = kept_names(model)
     for node in model.graph.node:
         read: list[str] = []
         kind = "embedding"
         if node.op_type == "Gather":
             read = list(node.input[:1])
-        elif node.op_type in _RECURRENT:
+        elif node.op_type in RECURRENT:
             read, kind = list(node.input[1:3]), "recurrent"
         for name in read:
             if name in floats:
-                yield Weight(name, layer_name(name, node), kind, floats[name])
+                names = kept.get(name) or (layer_name(name, node),)
+                yield Weight(name, names, kind, floats[name])
 
 
 def kind_of(layer: Layer) -> LayerKind:

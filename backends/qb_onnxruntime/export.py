@@ -1,6 +1,5 @@
 """From a torch module to the bytes of an ONNX file."""
 
-import ast
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +10,13 @@ import torch
 
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
-from qb_onnxruntime.graph import OPSET, layers
+from qb_onnxruntime.graph import OPSET
+from qb_onnxruntime.naming import name_layers
 from qb_onnxruntime.quiet import quiet
 from qb_onnxruntime.reason import reason
-from qb_onnxruntime.subgraphs import all_graphs, rename_reads
+from qb_onnxruntime.subgraphs import all_graphs
 
 LARGEST_FILE = 2**31 - 1
-SCOPES = "pkg.torch.onnx.name_scopes"
 LONE_INPUT = "input"
 LONE_OUTPUT = "output"
 
@@ -74,7 +73,7 @@ def export(model: Any, example: Arrays) -> bytes:
         ) from error
     assert program is not None
     proto = program.model_proto  # made anew at each access
-    _name_weights(proto)
+    name_layers(proto, model)
     return _cleaned(proto)
 
 
@@ -135,27 +134,6 @@ def output_names(raw: Any) -> list[str]:
             "; onnxruntime needs a tensor, or a tuple or mapping of tensors"
         )
     return list(members)
-
-
-def _name_weights(model: onnx.ModelProto) -> None:
-    """Give weights that the exporter has transposed the names they have in the module.
-
-    It calls them ``val_7``; of what module they are stands in the node's list of name scopes,
-    which runs from the root over each module to the operation.
-    """
-    taken = {tensor.name for tensor in model.graph.initializer}
-    renamed = {}
-    for layer in layers(model):
-        scopes = next((e.value for e in layer.node.metadata_props if e.key == SCOPES), "[]")
-        modules = ast.literal_eval(scopes)[:-1]
-        if layer.tensor.startswith("val_") and modules:
-            name = f"{modules[-1]}.weight".removeprefix(".")
-            if name not in taken:
-                renamed[layer.tensor] = name
-                taken.add(name)
-    for tensor in model.graph.initializer:
-        tensor.name = renamed.get(tensor.name, tensor.name)
-    rename_reads(model.graph, renamed)
 
 
 def _cleaned(model: onnx.ModelProto) -> bytes:

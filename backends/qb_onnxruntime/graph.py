@@ -11,7 +11,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from qb_cluster.contracts import Bits, Scheme
 from qb_cluster.errors import UnsupportedError
+from qb_cluster.quantization.layer_names import Names
 from qb_cluster.quantization.weights import quantize_weights
+from qb_onnxruntime.naming import kept_names, layer_name
 from qb_onnxruntime.reason import reason
 from qb_onnxruntime.subgraphs import names_read
 
@@ -26,9 +28,6 @@ STORED_TYPE: dict[int, int] = {
     16: TensorProto.INT16,
 }
 _WEIGHT = "weight"
-_NAMELESS = ("onnx::", "val_", "_val_")
-"""How exporters begin the names of weights that they have rearranged."""
-
 Chosen = Mapping[str, Bits]
 """Bits of the layers to quantize, by the layer's output. All others stay float."""
 
@@ -56,11 +55,13 @@ class Layer:
         node: a Conv, ConvTranspose, MatMul or Gemm (with alpha = beta = 1 and plain inputs).
         weight: float32, in the layout of the file.
         axis: the axis of output channels.
+        names: of the layers of the model that it is; empty where the file does not say.
     """
 
     node: NodeProto
     weight: NDArray[np.float32]
     axis: int
+    names: Names = ()
 
     @property
     def tensor(self) -> str:
@@ -69,8 +70,8 @@ class Layer:
 
     @property
     def module(self) -> str:
-        """Name of the layer in the model."""
-        return layer_name(self.tensor, self.node)
+        """Name of the layer in the model; the first where several have one weight."""
+        return self.names[0] if self.names else layer_name(self.tensor, self.node)
 
     @property
     def name(self) -> str:
@@ -113,13 +114,6 @@ class Layer:
         )
 
 
-def layer_name(weight: str, node: NodeProto) -> str:
-    """Name a layer: by its weight without ``.weight``, else by its node."""
-    if weight == _WEIGHT or weight.endswith(f".{_WEIGHT}"):
-        return weight.removesuffix(_WEIGHT).removesuffix(".")
-    return str(node.name) if weight.startswith(_NAMELESS) else weight
-
-
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Give a node's attributes by name."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -132,11 +126,14 @@ def layers(model: onnx.ModelProto) -> list[Layer]:
         for tensor in model.graph.initializer
         if tensor.data_type == TensorProto.FLOAT
     }
-    found = (_layer(node, weights) for node in model.graph.node)
+    names = kept_names(model)
+    found = (_layer(node, weights, names) for node in model.graph.node)
     return [layer for layer in found if layer is not None]
 
 
-def _layer(node: NodeProto, weights: dict[str, TensorProto]) -> Layer | None:
+def _layer(
+    node: NodeProto, weights: Mapping[str, TensorProto], names: Mapping[str, Names]
+) -> Layer | None:
     if len(node.input) < 2 or node.input[1] not in weights:
         return None
     tensor = weights[node.input[1]]
@@ -154,7 +151,7 @@ def _layer(node: NodeProto, weights: dict[str, TensorProto]) -> Layer | None:
             return None
     if node.op_type == "MatMul" and len(tensor.dims) != 2:
         return None  # a stack of matrices
-    return Layer(node, numpy_helper.to_array(tensor), axis)
+    return Layer(node, numpy_helper.to_array(tensor), axis, names.get(tensor.name, ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +229,7 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
     given = next((entry.version for entry in model.opset_import if not entry.domain), 1)
     if given >= opset:
         return model
+    kept = {entry.key: entry.value for entry in model.metadata_props}
     try:
         model = onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # whatever the converter meets
@@ -241,6 +239,7 @@ def raised(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         ) from error
     needed = helper.find_min_ir_version_for(list(model.opset_import), ignore_unknown=True)
     model.ir_version = max(model.ir_version, needed)
+    helper.set_model_props(model, kept)  # the converter drops them
     return model
 
 

@@ -4,11 +4,12 @@ import onnx
 
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import PlugInError, UnsupportedError
-from qb_cluster.quantization.layer_patterns import check_layer_patterns
+from qb_cluster.quantization.layer_patterns import bits_of, check_layer_patterns
 from qb_onnxruntime.coverage import is_covered, kind_of, weights
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
 from qb_onnxruntime.graph import layers, load, unshare_biases
+from qb_onnxruntime.naming import model_layers
 from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.static import quantize_qdq
 from qb_onnxruntime.subgraphs import sort_nodes
@@ -61,7 +62,7 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
     """Give the bits of every product with weights that is to be quantized, by its output.
 
     Raises:
-        UnsupportedError: the model has none.
+        UnsupportedError: the model has none, or layers that share a weight get different bits.
         PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
     """
     found = layers(model)
@@ -71,7 +72,12 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
             "this model has none"
         )
     stored = weights(model)
-    check_layer_patterns(quantization.scheme, [weight.layer for weight in stored])
+    check_layer_patterns(
+        quantization.scheme,
+        [*(name for weight in stored for name in weight.names), *model_layers(model)],
+    )
+    for weight in stored:
+        bits_of(weight.names, quantization)
     given = {
         layer.output: quantization.layer_bits(layer.module)
         for layer in found

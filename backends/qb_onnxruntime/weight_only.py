@@ -8,12 +8,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from qb_cluster.contracts import Scheme
+from qb_onnxruntime.blocks import PACKED_BITS, block_size
 from qb_onnxruntime.dequantize import dequantizing
 from qb_onnxruntime.graph import Chosen, Codes, Layer, Part, replace_layers, stored_dtype
-
-PACKED_BITS = (2, 4, 8)
-BLOCKS = (16, 32, 64, 128, 256)
-"""Block sizes for which MatMulNBits has fast kernels."""
 
 
 def quantize_weight_only(
@@ -44,17 +41,10 @@ def quantize_weight_only(
 
 
 def _block(layer: Layer, scheme: Scheme, bits: int) -> int | None:
-    """Give the MatMulNBits block size that can hold the scheme's scales; ``None`` if none can.
-
-    A scale that serves more than a block (a whole channel, a tensor) is repeated for each. Rows
-    are padded to whole blocks, so without groups the block is the one that takes least room.
-    """
+    """Give the MatMulNBits block size of a layer; ``None`` if it keeps its node."""
     if not layer.is_linear or bits not in PACKED_BITS:
         return None
-    if scheme.group_size is not None:
-        return max((b for b in BLOCKS if scheme.group_size % b == 0), default=None)
-    inputs = layer.rows.shape[1]
-    return min(BLOCKS, key=lambda block: -(-inputs // block) * (block * bits / 8 + 4))
+    return block_size(layer.rows.shape[1], scheme, bits)
 
 
 def _mat_mul_n_bits(layer: Layer, codes: Codes, bits: int, block: int, accuracy_level: int) -> Part:

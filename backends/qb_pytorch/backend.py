@@ -9,8 +9,9 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
+from qb_cluster.contracts.coverage import LayerKind
 from qb_cluster.errors import UnsupportedError
-from qb_pytorch import support
+from qb_pytorch import storage, support
 
 
 class PyTorchBackend:
@@ -57,6 +58,12 @@ class PyTorchBackend:
     def support(self, quantization: Quantization) -> Support:
         """Tell whether this can be done, without importing torch."""
         return support.support(quantization, self._device)
+
+    def stored_bytes(
+        self, kind: LayerKind, shape: tuple[int, ...], quantization: Quantization
+    ) -> float | None:
+        """Tell what a weight takes natively, without importing the framework."""
+        return storage.stored_bytes(kind, shape, quantization)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
         """Store the float model's state, as the baseline, and count what it multiplies.

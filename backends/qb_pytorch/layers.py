@@ -8,9 +8,10 @@ from typing import Any, Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from qb_cluster.catalog.layer_weights import layer_names, weight_names
 from qb_cluster.contracts import Artifact, Bits, Quantization
 from qb_cluster.contracts.coverage import Coverage, LayerKind, Scope, coverage
-from qb_cluster.quantization.layer_patterns import check_layer_patterns
+from qb_cluster.quantization.layer_patterns import bits_of, check_layer_patterns
 from qb_pytorch import modules
 from qb_pytorch.spelled_out import AttentionProjection, RecurrentProjection, spell_out
 from qb_pytorch.weighted_macs import WeightedFlops
@@ -102,15 +103,17 @@ def bits_of_layers(module: torch.nn.Module, quantization: Quantization) -> dict[
 
     Raises:
         PlugInError: a pattern of the scheme's ``layers`` matches no layer.
+        UnsupportedError: layers that share a weight get different bits.
     """
     found = quantizable(module)
-    check_layer_patterns(quantization.scheme, found)
-    asked = {
-        name: quantization.layer_bits(name)
-        for name, layer in found.items()
-        if kind_of(layer) in quantization.scheme.weights
-    }
-    return {name: bits for name, bits in asked.items() if bits is not None}
+    # A rule for a layer that this backend leaves float, such as a recurrent one, is no mistake.
+    check_layer_patterns(quantization.scheme, [*found, *layer_names(module)])
+    sharing: dict[int, list[str]] = {}
+    for name, layer in found.items():
+        if kind_of(layer) in quantization.scheme.weights:
+            sharing.setdefault(id(layer.weight), []).append(name)
+    asked = {name: bits_of(names, quantization) for names in sharing.values() for name in names}
+    return {name: bits for name in found if (bits := asked.get(name)) is not None}
 
 
 def weights(
@@ -217,7 +220,7 @@ def coverage_of(
         (kind, parameter.numel(), name in quantized)
         for name, parameter in module.named_parameters()
         if (kind := _kind_of_weight(module, name)) in quantization.scheme.weights
-        and quantization.layer_bits(name.rpartition(".")[0]) is not None
+        and any(quantization.layer_bits(layer) is not None for layer in weight_names(module, name))
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from qb_cluster.catalog.layer_weights import same_bits
 from qb_cluster.contracts import Arrays, LayerSensitivity, LoadModel, Quantization
 from qb_cluster.quantization.gaussian import decibels, expected_weight_sqnr_db, weight_sqnr_db
 from qb_pytorch import calibration, fake_quantization, layers, modules, simulated
@@ -30,10 +31,11 @@ def layer_sensitivity(
     *,
     reuse: bool = True,
 ) -> list[LayerSensitivity]:
-    """Measure the sensitivity of every linear and convolution layer that the scheme quantizes.
+    """Measure the sensitivity of every layer that the scheme quantizes, embeddings too.
 
     In mode ``only``, one layer's weight and input are rounded and all else is float; in mode
-    ``all_but``, one layer is float and all else is as in the simulated cell.
+    ``all_but``, one layer is float and all else is as in the simulated cell. Embeddings multiply
+    nothing: their ``macs`` are 0, and they round no input.
 
     Args:
         model: gives the float model.
@@ -49,7 +51,9 @@ def layer_sensitivity(
         PlugInError: see ``PyTorchBackend.quantize``.
         NonFiniteError: weights, or activations of calibration, are NaN or infinite.
     """
-    bench = _Bench(spell_out(modules.own_copy(model)), quantization, examples)
+    module = modules.own_copy(model)
+    together = same_bits(module)
+    bench = _Bench(spell_out(module), quantization, examples)
     tensors = modules.tensors(inputs)
     first = {name: tensor[:1] for name, tensor in tensors.items()}
     macs = layers.count_macs(bench.module, first).layers
@@ -71,7 +75,7 @@ def layer_sensitivity(
             outputs = _primary(replay(bench.module, batch, recording, start))
             noise[mode, layer] += _power(outputs - reference)
     return [
-        bench.row(layer, mode, macs, decibels(signal, found))
+        bench.row(layer, mode, macs, decibels(signal, found), together.get(layer, (layer,)))
         for (mode, layer), found in noise.items()
     ]
 
@@ -142,7 +146,7 @@ class _Bench:
             for name, (_, parameter) in layers.weights(module, self.bits).items()
         ]
         self.everything = frozenset(self.bits)
-        self.layers = [name for name in layers.multiplying(module) if name in self.bits]
+        self.layers = [name for name, _ in module.named_modules() if name in self.bits]
         self._quantized: frozenset[str] = frozenset()
         for name, given in rounding.inputs.items():
             self._attach(name, fake_quantization.fake_quantizer(**given))
@@ -178,11 +182,16 @@ class _Bench:
         return recording.first_use({self.module.get_submodule(name) for name in self._tied(layer)})
 
     def row(
-        self, layer: str, mode: Any, macs: Mapping[str, int], sqnr_db: float
+        self,
+        layer: str,
+        mode: Any,
+        macs: Mapping[str, int],
+        sqnr_db: float,
+        together: tuple[str, ...],
     ) -> LayerSensitivity:
         """State what was measured."""
         weight = next(weight for weight in self._weights if layer in weight.owners)
-        own = self.bits[layer]
+        owner, own = self.module.get_submodule(layer), self.bits[layer]
         found = expected = None
         if mode == "only":
             exact = weight.exact.to(torch.float32).numpy()
@@ -197,6 +206,10 @@ class _Bench:
             sqnr_db=sqnr_db,
             weight_sqnr_db=found,
             expected_weight_sqnr_db=expected,
+            kind=layers.kind_of(owner),
+            shape=tuple(weight.exact.movedim(layers.channel_axis(owner), 0).shape),
+            weight=next(name for name in self.layers if name in weight.owners),
+            same_bits=tuple(name for name in together if name in self.bits),
         )
 
     def _tied(self, layer: str) -> frozenset[str]:

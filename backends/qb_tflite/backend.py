@@ -12,8 +12,10 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
+from qb_cluster.contracts.coverage import LayerKind
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
+from qb_tflite import storage
 from qb_tflite.support import SCOPE, native_support, simulated_support
 
 _FORMAT = "tflite"
@@ -52,6 +54,12 @@ class TFLiteBackend:
         if quantization.execution == "simulated":
             return simulated_support(quantization)
         return native_support(quantization, allow_known_broken=self._allow_known_broken)
+
+    def stored_bytes(
+        self, kind: LayerKind, shape: tuple[int, ...], quantization: Quantization
+    ) -> float | None:
+        """Tell what a weight takes natively, without importing the framework."""
+        return storage.stored_bytes(kind, shape, quantization)
 
     def convert(self, model: LoadModel, example: Arrays) -> Artifact:
         """Convert a ``torch.nn.Module`` to a float ``.tflite``, or take one as it is.

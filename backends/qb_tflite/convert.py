@@ -11,6 +11,7 @@ from qb_cluster.errors import NonFiniteError, PlugInError, UnsupportedError
 from qb_litert.graph import read_model, stored_type
 from qb_litert.quiet import quiet
 from qb_litert.runtime import TFLiteExecutable
+from qb_tflite.layers import unshared
 
 
 def convert(model: Any, example: Arrays) -> bytes:
@@ -67,7 +68,7 @@ def _convert_module(model: Any, example: Arrays) -> bytes:
             import litert_torch
 
             converted = litert_torch.convert(model, args, sample_kwargs=kwargs or None)
-            return bytes(converted.model_content())
+            return unshared(bytes(converted.model_content()), model)
     except Exception as error:  # the converter raises what it likes
         _check_model(model, args, kwargs)
         raise UnsupportedError(

@@ -1,17 +1,24 @@
 """Which layer of the user's model an operation of the ``.tflite`` came from."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
+from qb_cluster.catalog.layer_weights import layer_names, layer_weights
 from qb_cluster.catalog.model import model_kind
 from qb_cluster.contracts import Bits, LoadModel, Quantization
-from qb_cluster.errors import UnsupportedError
-from qb_cluster.quantization.layer_patterns import check_layer_patterns
-from qb_litert.graph import LAYER_KINDS, Operation
-
-Names = tuple[str, ...]
-"""A layer's possible names; more than one where the file no longer tells them apart."""
+from qb_cluster.quantization.layer_names import Names, StoredWeight, names_of
+from qb_cluster.quantization.layer_patterns import bits_of, check_layer_patterns
+from qb_litert.graph import (
+    LAYER_KINDS,
+    Operation,
+    copy_weights,
+    operations,
+    read_model,
+    written,
+)
 
 
 def bits_of_weights(
@@ -37,56 +44,88 @@ def bits_of_weights(
 
 
 def layer_bits(
-    operations: list[Operation], model: Any, quantization: Quantization
+    operations: Sequence[Operation], model: Any, quantization: Quantization
 ) -> dict[str, Bits | None]:
     """Give the bits of each operation with weights, by its weights' name; ``None`` is float.
 
     Args:
         operations: those with weights.
         model: what the model callable returned: a torch module, whose layers are called as
-            ``named_modules`` calls them, or the path of a ``.tflite``, whose layers are called
-            by the tensor that they put out.
+            ``catalog.layer_weights`` calls them, or the path of a ``.tflite``, whose layers are
+            called by the tensor that they put out.
         quantization: its scheme has layers.
 
     Raises:
         PlugInError: a pattern matches no layer.
-        UnsupportedError: two layers that the patterns treat differently have one name in the
-            ``.tflite``.
+        UnsupportedError: the patterns treat layers differently that have one weight in the
+            ``.tflite``, or that it does not tell apart.
     """
-    names = layer_names(operations, model)
-    known = sorted({name for candidates in names.values() for name in candidates})
+    names = names_by_weights(operations, model)
+    known = sorted({name for layers in names.values() for name in layers})
+    if model_kind(model) == "torch":
+        # A layer that was folded into a constant is none of the file's any more, and no mistake.
+        known += layer_names(model)
     lost = [operation.kind for operation in operations if not names[operation.weights]]
     check_layer_patterns(quantization.scheme, known, lost)
-    bits = {}
-    for weights, candidates in names.items():
-        choices = {quantization.layer_bits(name) for name in candidates} or {quantization.bits}
-        if len(choices) > 1:
-            raise UnsupportedError(
-                f"the .tflite has one name for the layers {', '.join(candidates)}, which the "
-                "scheme's layers give different bits; give them the same ones"
+    return {weights: bits_of(layers, quantization) for weights, layers in names.items()}
+
+
+def torch_names(weighted: Sequence[Operation], module: Any) -> list[Names]:
+    """Name the layers of a torch module that each operation with weights multiplies by."""
+    suggested = _torch_naming(module)
+    return names_of(
+        layer_weights(module),
+        [
+            StoredWeight(
+                operation.weights,
+                np.zeros(0, np.float32) if operation.values is None else operation.values,
+                operation.channel_axis,
+                suggested(operation),
             )
-        bits[weights] = choices.pop()
-    return bits
+            for operation in weighted
+        ],
+    )
 
 
-def layer_names(operations: list[Operation], model: Any) -> dict[str, Names]:
-    """Give the possible names of each operation's layer by its weights' name; none if lost.
+def names_by_weights(weighted: Sequence[Operation], model: Any) -> dict[str, Names]:
+    """Give the names of layers by the name of their weights; none where they are lost.
 
     Args:
-        operations: those with weights.
-        model: see ``layer_bits``.
+        weighted: operations with weights.
+        model: see ``layer_bits``. Layers of a ``.tflite`` have the name of the tensor they put out.
     """
-    naming = _torch_naming(model) if model_kind(model) == "torch" else _tensor_naming
-    return {operation.weights: naming(operation) for operation in operations}
+    if model_kind(model) == "torch":
+        found = torch_names(weighted, model)
+    else:
+        found = [operation.outputs[:1] for operation in weighted]
+    names: dict[str, Names] = {}
+    for operation, layers in zip(weighted, found, strict=True):
+        names[operation.weights] = (*names.get(operation.weights, ()), *layers)
+    return names
 
 
-def _tensor_naming(operation: Operation) -> Names:
-    """Name a layer by the tensor it puts out."""
-    return operation.outputs[:1]
+def unshared(data: bytes, module: Any) -> bytes:
+    """Give layers with equal weights a weight each; litert-torch stores equal constants once.
+
+    Args:
+        data: the float file.
+        module: the torch module that it was made from.
+    """
+    model = read_model(data)
+    weighted = [operation for operation in operations(model) if operation.weights]
+    if len({operation.weights for operation in weighted}) == len(weighted):
+        return data
+    first: dict[str, Names] = {}
+    changed = False
+    for operation, layers in zip(weighted, torch_names(weighted, module), strict=True):
+        if layers and first.setdefault(operation.weights, layers) != layers:
+            copy_weights(model, operation, f"{operation.weights}_of_{layers[0]}")
+            changed = True
+    return written(model) if changed else data
 
 
 def _torch_naming(module: Any) -> Callable[[Operation], Names]:
-    """Name a layer by the torch module it came from.
+    """Name a layer by the torch module that its tensors say it came from.
 
     litert-torch writes the modules that were entered into the names of tensors, outermost first:
     ``pkg.Net/torch.nn.modules.container.Sequential_stem/torch.nn.modules.conv.Conv2d_0;``, each

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts import Arrays, LayerSensitivity, LoadModel, Quantization
 from qb_cluster.quantization.gaussian import decibels, expected_weight_sqnr_db, weight_sqnr_db
+from qb_litert.graph import LAYER_KINDS
 from qb_litert.quiet import quiet
 from qb_litert.runtime import TFLiteExecutable
 from qb_tflite.convert import convert
-from qb_tflite.layers import layer_names
+from qb_tflite.layers import names_by_weights
 from qb_tflite.simulated import Layer, Simulation, rows_first, simulate, write
 
 Mode = Literal["only", "all_but"]
@@ -67,10 +68,12 @@ class _Group:
 
     Attributes:
         name: of the layer.
+        sharing: names of the layers that have the same weights, its own among them.
         layers: each operation once.
     """
 
     name: str
+    sharing: tuple[str, ...]
     layers: tuple[Layer, ...]
 
     def weights(self) -> dict[int, Layer]:
@@ -85,13 +88,15 @@ class _Group:
 
 def _groups(simulation: Simulation, model: Any) -> Iterator[_Group]:
     """Put operations together by the layers that they came from."""
-    names = layer_names([layer.operation for layer in simulation.layers], model)
+    names = names_by_weights([layer.operation for layer in simulation.layers], model)
     found: dict[str, list[Layer]] = {}
+    sharing: dict[str, tuple[str, ...]] = {}
     for layer in simulation.layers:
-        if candidates := names[layer.operation.weights]:
-            found.setdefault(candidates[0], []).append(layer)
+        if own := names[layer.operation.weights]:
+            found.setdefault(own[0], []).append(layer)
+            sharing.setdefault(own[0], tuple(dict.fromkeys(own)))
     for name, layers in found.items():
-        yield _Group(name, tuple(layers))
+        yield _Group(name, sharing[name], tuple(layers))
 
 
 def _row(
@@ -99,6 +104,8 @@ def _row(
 ) -> LayerSensitivity:
     weights = {number: layer.operation for number, layer in group.weights().items()}
     own = group.layers[0].bits
+    shapes = [rows_first(operation).shape for operation in weights.values()]
+    rows = sum(shape[0] for shape in shapes)
     found = expected = None
     if mode == "only":
         exact = {number: rows_first(operation) for number, operation in weights.items()}
@@ -122,6 +129,10 @@ def _row(
         sqnr_db=sqnr_db,
         weight_sqnr_db=found,
         expected_weight_sqnr_db=expected,
+        kind=LAYER_KINDS[group.layers[0].operation.kind],
+        shape=(rows, *shapes[0][1:]),
+        weight=group.name,
+        same_bits=group.sharing,
     )
 
 

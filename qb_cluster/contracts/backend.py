@@ -171,6 +171,11 @@ class Backend(Protocol):
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
 
+    A backend that knows what weights take in its artifacts also has ``stored_bytes(kind, shape,
+    quantization) -> float | None``: the bytes of a layer's weight (output channels first) with its
+    scales and zero points, where it is quantized natively as ``support`` said yes to; ``None``
+    where it stays float. It imports no framework. ``qb propose`` adds them up.
+
     A backend that computes on GPUs also has ``on_gpu() -> Backend``: the same for the one GPU that
     this process sees, with a ``support`` of its own. It too imports no framework. Float32 is to
     be float32 there, not TF32. What only the card can tell (its compute capability) ``quantize``

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from qb_cluster.contracts.backend import ArtifactFacts
 from qb_cluster.contracts.cell import Status
+from qb_cluster.contracts.coverage import LayerKind
 
 Stage = Literal["content", "runtime", "prepare", "quality", "latency"]
 
@@ -138,6 +139,10 @@ class LayerSensitivity:
     sqnr_db: float
     weight_sqnr_db: float | None
     expected_weight_sqnr_db: float | None
+    kind: LayerKind | None = None
+    shape: tuple[int, ...] = ()
+    weight: str = ""
+    same_bits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

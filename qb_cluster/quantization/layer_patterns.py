@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Final
 
-from qb_cluster.contracts import Scheme
-from qb_cluster.errors import PlugInError
+from qb_cluster.contracts import Bits, Quantization, Scheme
+from qb_cluster.errors import PlugInError, UnsupportedError
 
 _NAMED: Final = 12
 """Layers that an error lists; a large model has hundreds."""
@@ -35,3 +35,26 @@ def check_layer_patterns(scheme: Scheme, names: Iterable[str], lost: Iterable[st
             f"{f'; {nameless} lost their names in conversion' if nameless else ''}); "
             "write their names, * stands for any text"
         )
+
+
+def bits_of(names: Iterable[str], quantization: Quantization) -> Bits | None:
+    """Give the bits of a weight that several layers share, or that holds those of several.
+
+    Args:
+        names: of these layers.
+        quantization: its scheme's ``layers`` say what each gets.
+
+    Returns:
+        ``None`` where all stay float.
+
+    Raises:
+        UnsupportedError: they are to have different ones.
+    """
+    known = sorted(set(names))
+    asked = {quantization.layer_bits(name) for name in known}
+    if len(asked) > 1:
+        raise UnsupportedError(
+            f"scheme '{quantization.scheme.name}': the layers {', '.join(known)} have one weight "
+            "here, and the rules under layers give them different bits; give them the same ones"
+        )
+    return asked.pop() if asked else quantization.bits

@@ -162,6 +162,14 @@ _COLUMNS: Final[dict[TableName, tuple[Column, ...]]] = {
         Column("sqnr_db", _REAL, "of the model's outputs against float"),
         Column("weight_sqnr_db", _REAL, "of the layer's own weight; null in mode `all_but`"),
         Column("expected_weight_sqnr_db", _REAL, "what a Gaussian tensor of these rows would give"),
+        Column("kind", _TEXT, "kind of layer, such as `linear` or `embedding`"),
+        Column("shape", pa.list_(_INT), "of its weight, output channels first"),
+        Column("weight", _TEXT, "the layer whose weight it is; another one where they share it"),
+        Column(
+            "same_bits",
+            pa.list_(_TEXT),
+            "layers that take the same bits: they share a weight, or files store theirs as one",
+        ),
     ),
     "stages": (
         Column("cell_id", _TEXT, "the cell that the stage belongs to"),

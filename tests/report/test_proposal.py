@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,15 @@ from stored_cells import finish, layer, make_cell, quality
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Bits, Quantization
-from qb_cluster.errors import RunFolderError
+from qb_cluster.errors import PlugInError, RunFolderError
 from qb_cluster.plan.expand import expand
-from qb_cluster.report.proposal import propose, propose_from_run
+from qb_cluster.report.proposal import propose
+from qb_cluster.report.run_proposal import propose_from_run
 from qb_cluster.spec import load_spec
 from qb_cluster.store.run_folder import RunFolder
 
 WIDTHS = (2, 3, 4, 6, 8)
+TYPICAL = {width: 6.02 * width for width in WIDTHS}
 SPEC = """\
 sweep: digits
 models: [digits-cnn]
@@ -236,15 +239,15 @@ def cells(scheme="ours", widths=(2, 4, 8), **options):
     for width in widths:
         cell = make_cell(scheme, f"w{width}", backend="pytorch", execution="simulated", **options)
         layers = [
-            layer("conv[0]", bits=f"w{width}", sqnr_db=6.0 * width + 9, parameters=100),
-            layer("conv[0]", "all_but", f"w{width}", sqnr_db=6.0 * width, parameters=100),
-            layer("fc", bits=f"w{width}", sqnr_db=6.0 * width, parameters=100),
+            layer("conv[0]", bits=f"w{width}", sqnr_db=6.0 * width + 9, parameters=10_000),
+            layer("conv[0]", "all_but", f"w{width}", sqnr_db=6.0 * width, parameters=10_000),
+            layer("fc", bits=f"w{width}", sqnr_db=6.0 * width, parameters=10_000),
         ]
         yield cell, quality(cell, layers=layers)
 
 
 def test_the_proposal_of_a_run_is_a_scheme_that_a_sweep_can_run(tmp_path):
-    text = propose_from_run(run_of(tmp_path / "run", *cells()), "digits-cnn", "ours", 6, None)
+    text = propose_from_run(run_of(tmp_path / "run", *cells()), "digits-cnn", "ours", 6.1, None)
     assert "6.00 bits per weight" in text.splitlines()[0]
     spec = tmp_path / "next.yaml"
     head, tail = SPEC[: SPEC.index("  - {")], SPEC[SPEC.index("bits:") :]
@@ -262,7 +265,7 @@ def test_the_proposal_of_a_run_is_a_scheme_that_a_sweep_can_run(tmp_path):
 
 def test_a_scheme_without_options_is_found_by_its_name(tmp_path):
     path = run_of(tmp_path, *cells("weight_only"))
-    assert "- name: weight_only\n" in propose_from_run(path, "digits-cnn", "weight_only", 6, None)
+    assert "- name: weight_only\n" in propose_from_run(path, "digits-cnn", "weight_only", 6.1, None)
 
 
 def test_a_run_without_such_layers_says_which_it_has(tmp_path):
@@ -270,16 +273,68 @@ def test_a_run_without_such_layers_says_which_it_has(tmp_path):
     with pytest.raises(
         RunFolderError, match=r"digits-mlp under ours.*but of digits-cnn under ours"
     ):
-        propose_from_run(path, "digits-mlp", "ours", 6, None)
+        propose_from_run(path, "digits-mlp", "ours", 6.1, None)
 
 
 def test_layers_measured_in_several_ways_are_refused_by_name(tmp_path):
     path = run_of(tmp_path, *cells(dataset="digits"), *cells(dataset="mnist"))
     with pytest.raises(RunFolderError, match=r"in 2 ways \(pytorch, digits; pytorch, mnist\)"):
-        propose_from_run(path, "digits-cnn", "ours", 6, None)
+        propose_from_run(path, "digits-cnn", "ours", 6.1, None)
 
 
 def test_a_budget_that_a_run_cannot_meet_is_the_users_error(tmp_path):
     path = run_of(tmp_path, *cells())
     with pytest.raises(RunFolderError, match="give a budget"):
         propose_from_run(path, "digits-cnn", "ours", None, None)
+
+
+def test_a_proposal_for_a_backend_has_its_widths_alone_and_its_own_bits(tmp_path):
+    path = run_of(tmp_path, *cells("weight_only", widths=(3, 4, 8)))
+    here, there = (
+        propose_from_run(path, "digits-cnn", "weight_only", 4.3, None, backend)
+        for backend in (None, "onnxruntime")
+    )
+    assert "on pytorch: 4.03 bits" in here  # 3 bits would be stored in 4, so 4 are taken
+    assert "on onnxruntime: 4.22 bits" in there  # in whole blocks of 256 inputs
+    with pytest.raises(RunFolderError, match=r"tflite: 4\.10 bits per weight is the least"):
+        propose_from_run(path, "digits-cnn", "weight_only", 4, None, "tflite")
+
+
+def test_widths_that_a_backend_has_none_of_are_refused_with_its_reason(tmp_path):
+    path = run_of(tmp_path, *cells("weight_only", widths=(3, 5)))
+    with pytest.raises(RunFolderError, match=r"no width .* natively \(w3: ONNX has no 3-bit"):
+        propose_from_run(path, "digits-cnn", "weight_only", 4, None, "onnxruntime")
+    with pytest.raises(PlugInError, match="onxruntime"):
+        propose_from_run(path, "digits-cnn", "weight_only", 4, None, "onxruntime")
+
+
+def test_layers_that_a_backend_leaves_float_are_told_and_counted_at_32_bits(tmp_path):
+    cell = make_cell("weight_only", "w4", backend="pytorch", execution="simulated")
+    up = replace(layer("up", bits="w4", parameters=640), kind="conv_transpose", shape=(10, 64))
+    fc = layer("fc", bits="w4", parameters=10_000)
+    path = run_of(tmp_path, (cell, quality(cell, layers=[up, fc])))
+    text = propose_from_run(path, "digits-cnn", "weight_only", 8, None, "tflite")
+    assert "# tflite leaves conv_transpose layers float at these widths: up." in text
+    assert "up: float" in text
+    bits = (8 * (5_000 + 12 * 10) + 32 * 640) / 10_640
+    assert f"{bits:.2f} bits per weight" in text
+
+
+def test_layers_that_take_the_same_bits_are_lowered_together_and_a_shared_weight_counts_once():
+    table = measured({"q": (1_000, TYPICAL), "k": (1_000, TYPICAL), "fc": (8_000, TYPICAL)})
+    table["same_bits"] = [["fc"] if name == "fc" else ["q", "k"] for name in table["layer"]]
+    found = propose(table, budget_bits=7, budget_sqnr_db=None)
+    assert found.layers["q"] == found.layers["k"]
+    separate = propose(table.drop(columns="same_bits"), budget_bits=7, budget_sqnr_db=None)
+    assert found.expected_bits_per_weight == separate.expected_bits_per_weight
+    table["weight"] = ["fc" if name == "fc" else "q" for name in table["layer"]]
+    tied = propose(table, budget_bits=8, budget_sqnr_db=None)
+    assert tied.expected_sqnr_db == pytest.approx(6.02 * 8 - 10 * math.log10(2))
+
+
+def test_layers_that_an_older_quantbench_measured_are_to_be_measured_again(tmp_path):
+    cell = make_cell("weight_only", "w4", backend="pytorch", execution="simulated")
+    old = replace(layer("fc", bits="w4"), kind=None)
+    path = run_of(tmp_path, (cell, quality(cell, layers=[old])))
+    with pytest.raises(RunFolderError, match="older QuantBench measured these layers"):
+        propose_from_run(path, "digits-cnn", "weight_only", 8, None)

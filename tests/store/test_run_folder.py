@@ -173,6 +173,7 @@ def test_layers_are_in_long_form_and_what_no_law_is_known_for_is_null(tmp_path):
     with open_folder(tmp_path) as run:
         run.commit_cells([finish(CELL, quality(CELL, layers=found)), finish(OTHER, quality(OTHER))])
     only, all_but = read(tmp_path, "layers").to_dict("records")
+    assert [only.pop("shape").tolist(), only.pop("same_bits").tolist()] == [[10, 100], ["conv1"]]
     assert only == {
         "cell_id": CELL.cell_id,
         "layer": "conv1",
@@ -183,6 +184,8 @@ def test_layers_are_in_long_form_and_what_no_law_is_known_for_is_null(tmp_path):
         "sqnr_db": 31.5,
         "weight_sqnr_db": 28.5,
         "expected_weight_sqnr_db": 29.5,
+        "kind": "linear",
+        "weight": "conv1",
     }
     assert (all_but["layer"], all_but["mode"], all_but["parameters"]) == ("fc", "all_but", 7)
     assert pd.isna(all_but["weight_sqnr_db"])

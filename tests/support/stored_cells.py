@@ -83,7 +83,11 @@ def make_cell(
 def layer(name, mode="only", bits="w8", *, sqnr_db=40.0, parameters=1_000, macs=9_000):
     """What a simulated cell found out about one layer."""
     weights = (sqnr_db - 3, sqnr_db - 2) if mode == "only" else (None, None)
-    return LayerSensitivity(name, parameters, macs, mode, bits, sqnr_db, *weights)
+    shape = (10, parameters // 10)
+    same = (name, (name,))
+    return LayerSensitivity(
+        name, parameters, macs, mode, bits, sqnr_db, *weights, "linear", shape, *same
+    )
 
 
 def quality(cell, *, n=360, right=350, worse=4, better=1, started_at=BEGIN, layers=(), **values):
