@@ -1,14 +1,16 @@
 """Which weights an ONNX graph has, by kind of layer, and which of them a scheme has quantized."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 import onnx
 from onnx import TensorProto
 
-from qb_cluster.contracts import Quantization
+from qb_cluster.contracts import Bits, Quantization
 from qb_cluster.contracts.coverage import Coverage, LayerKind, coverage
+from qb_cluster.errors import PlugInError
+from qb_cluster.quantization.layer_patterns import check_layer_patterns
 from qb_onnxruntime.graph import Layer, layer_name, layers
 
 _KINDS: Final[dict[str, LayerKind]] = {
@@ -17,7 +19,7 @@ _KINDS: Final[dict[str, LayerKind]] = {
     "MatMul": "linear",
     "Gemm": "linear",
 }
-_RECURRENT: Final = ("LSTM", "GRU", "RNN")
+RECURRENT: Final = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +31,15 @@ class Weight:
         layer: name of the layer in the model, see ``graph.layer_name``.
         kind: of the layer.
         size: how many numbers it holds.
+        axis: the axis of output channels: the rows of an embedding, the gates of a recurrent
+            layer, whose axis 0 counts directions.
     """
 
     tensor: str
     layer: str
     kind: LayerKind
     size: int
+    axis: int
 
 
 def weights(model: onnx.ModelProto) -> list[Weight]:
@@ -44,7 +49,7 @@ def weights(model: onnx.ModelProto) -> list[Weight]:
 
 def _weights(model: onnx.ModelProto) -> Iterator[Weight]:
     for layer in layers(model):
-        yield Weight(layer.tensor, layer.module, kind_of(layer), layer.weight.size)
+        yield Weight(layer.tensor, layer.module, kind_of(layer), layer.weight.size, layer.axis)
     kind: LayerKind
     floats = {
         tensor.name: onnx.numpy_helper.to_array(tensor).size
@@ -53,14 +58,14 @@ def _weights(model: onnx.ModelProto) -> Iterator[Weight]:
     }
     for node in model.graph.node:
         read: list[str] = []
-        kind = "embedding"
+        kind, axis = "embedding", 0
         if node.op_type == "Gather":
             read = list(node.input[:1])
-        elif node.op_type in _RECURRENT:
-            read, kind = list(node.input[1:3]), "recurrent"
+        elif node.op_type in RECURRENT:
+            read, kind, axis = list(node.input[1:3]), "recurrent", 1
         for name in read:
             if name in floats:
-                yield Weight(name, layer_name(name, node), kind, floats[name])
+                yield Weight(name, layer_name(name, node), kind, floats[name], axis)
 
 
 def kind_of(layer: Layer) -> LayerKind:
@@ -68,17 +73,38 @@ def kind_of(layer: Layer) -> LayerKind:
     return _KINDS[layer.node.op_type]
 
 
+def covered(model: onnx.ModelProto, quantization: Quantization) -> dict[Weight, Bits]:
+    """Give the weights that a scheme covers, and the bits that it gives them.
+
+    Raises:
+        PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
+    """
+    stored = weights(model)
+    check_layer_patterns(quantization.scheme, [weight.layer for weight in stored])
+    found = {
+        weight: bits
+        for weight in stored
+        if weight.kind in quantization.scheme.weights
+        and (bits := quantization.layer_bits(weight.layer)) is not None
+    }
+    if not found:
+        raise PlugInError(
+            f"the layers of scheme '{quantization.scheme.name}' leave all of this model float; "
+            "leave the cell out, the baseline is the same"
+        )
+    return found
+
+
 def coverage_of(
-    float_model: onnx.ModelProto, model: onnx.ModelProto, quantization: Quantization
+    float_model: onnx.ModelProto, floats: Container[str], quantization: Quantization
 ) -> Coverage:
     """Tell what a scheme covers of a model, and how much of it is no float any more.
 
     Args:
         float_model: as it was.
-        model: what became of it.
+        floats: the tensors that stayed as they were.
         quantization: names kinds of layers, and layers that stay float.
     """
-    floats = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     return coverage(
         (weight.kind, weight.size, weight.tensor not in floats)
         for weight in weights(float_model)
