@@ -102,7 +102,8 @@ class _Ends:
         if added is None:
             return False
         channels = layer.rows.shape[0] * _groups(layer)
-        return math.prod(added.dims) == channels and sum(size > 1 for size in added.dims) <= 1
+        shape = [int(size) for size in added.dims]
+        return math.prod(shape) == channels and sum(size > 1 for size in shape) <= 1
 
     def _is_norm(self, _: Layer, node: NodeProto) -> bool:
         return str(node.op_type) == "BatchNormalization"

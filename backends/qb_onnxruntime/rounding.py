@@ -119,7 +119,7 @@ def rounds_activations(scheme: Scheme) -> bool:
 def apply(node: onnx.NodeProto, rounder: Rounder) -> list[TensorProto]:
     """Make an Identity node round, in place; give the stored numbers that it reads."""
     tensors = [
-        numpy_helper.from_array(np.asarray(value), f"{node.name}_{i}")
+        numpy_helper.from_array(np.asarray(value), f"{node.name}_constant_{i}")
         for i, value in enumerate(rounder.constants)
     ]
     node.op_type, node.domain = rounder.function, DOMAIN

@@ -166,6 +166,7 @@ WITH_LAYERS = {
     ("pytorch", "simulated"),
     ("tflite", "native"),
     ("onnxruntime", "native"),
+    ("onnxruntime", "simulated"),
     ("tensorflow", "simulated"),
 }
 """Where a scheme may give layers bits of their own; elsewhere it is refused before."""
