@@ -192,11 +192,12 @@ def _rounders(
     elif scheme.activations == "static" and places:
         if examples is None:
             raise ValueError("static activations need calibration examples")
-        asked = list(zip((place.observed for place in places), widths, strict=True))
+        names = [place.observed for place in places]
+        asked = list(zip(names, widths, strict=True))
         calibration = quantization.calibration or Calibration()
         ranges = _KEPT.observed(
             lambda: observe(model, asked, examples, calibration, symmetric=symmetric),
-            model=model.SerializeToString(),
+            model=model.SerializeToString() + repr(names).encode(),
             examples=examples,
             calibration=calibration,
             bits=widths,

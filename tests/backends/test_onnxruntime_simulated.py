@@ -19,6 +19,7 @@ from qb_cluster.quantization.affine import (
     quantize_dequantize_affine,
     symmetric_qparams,
 )
+from qb_cluster.quantization.observers import make_observer
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_onnxruntime import OnnxRuntimeBackend, rounding
 from qb_onnxruntime.runtime import ONE_BY_ONE, Session
@@ -260,6 +261,27 @@ def test_ranges_are_those_of_the_observer(net, observer):
     agree(net, asked("w8a5", "static", calibration, scope="layers"), least, apart)
 
 
+def test_a_moving_average_goes_over_examples_wherever_a_graph_has_them(tmp_path):
+    x = RNG.normal(size=(30, 5, 6)).astype(np.float32) * np.linspace(1, 9, 30)[:, None, None]
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["rows"], axis=2),
+        helper.make_node("MatMul", ["rows", "w"], ["flat"]),
+        helper.make_node("Reshape", ["flat", "shape"], ["y"]),
+    ]
+    path = saved(tmp_path / "m.onnx", nodes, {"w": RNG.normal(size=(6, 4))}, ["n", 5, 6])
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 5, 4]), "shape"))
+    onnx.save(model, path)
+    calibration = Calibration(observer="moving_average")
+    quantization = asked("w8a8", "static", calibration, scope="inputs")
+    artifact, *_ = file_outputs(path, x.astype(np.float32), quantization)
+    observer = make_observer(calibration, 8, symmetric=False)
+    observer.update(x)
+    scale, _ = affine_qparams(*observer.range(), 8)
+    found = [value for name, value in tensors(artifact).items() if name.endswith("_constant_0")]
+    np.testing.assert_allclose(found, [scale], rtol=1e-6)
+
+
 def test_layers_may_have_activations_of_other_widths_or_stay_float():
     layers = (("1", "w8a4"), ("3", "float"))
     for activations in ("dynamic", "static"):
@@ -434,10 +456,10 @@ def test_a_recurrent_node_of_one_gate_is_rounded_as_torch_s_is(tmp_path, functio
     quantization = asked("w5a6", activations, scope="inputs")
     artifact, _, found = file_outputs(path, x, quantization)
     onnx.checker.check_model(onnx.load_from_string(artifact.data))
-    float_artifact = TORCH.convert(lambda: net, {"x": x[:1]})
-    examples = {"x": x} if quantization.calibration else None
+    float_artifact = TORCH.convert(lambda: net, {"input": x[:1]})
+    examples = {"input": x} if quantization.calibration else None
     like = TORCH.quantize(lambda: net, float_artifact, quantization, examples)
-    assert sqnr_db(run(TORCH, like, net, {"x": x}), found) > 45
+    assert sqnr_db(run(TORCH, like, net, {"input": x}), found) > 45
     assert artifact.facts.coverage == like.facts.coverage
 
 
@@ -467,6 +489,21 @@ def test_a_recurrent_node_of_other_functions_keeps_its_state_float_and_says_so(t
             artifact, exact, found = file_outputs(path, x, asked("w8a6", activations))
             assert artifact.facts.notes == notes
             assert 15 < sqnr_db(exact, found) < 45
+
+
+def test_one_weight_of_a_recurrent_node_may_stay_float(tmp_path):
+    x = RNG.normal(size=(10, 5, 6)).astype(np.float32)
+    path = lstm_file(tmp_path / "model.onnx")
+    noise = []
+    for layers in ((), (("recurrent", "float"),), (("kernel", "float"),)):
+        artifact, exact, found = file_outputs(path, x, asked("w8a4", "static", layers=layers))
+        noise.append(float(np.sum((exact - found) ** 2)))
+        left = dict(layers).keys()
+        sizes = {"kernel": 32 * 6, "recurrent": 32 * 8}
+        total = sum(size for name, size in sizes.items() if name not in left)
+        assert artifact.facts.coverage == {"recurrent": (total, total)}
+    assert min(noise) > 0
+    assert len(set(noise)) == 3
 
 
 def test_weights_that_subgraphs_read_stay_float_there_and_the_facts_say_so(tmp_path):
