@@ -88,7 +88,8 @@ def _weight_decibels(
     own: Sequence[Rounded], quantization: Quantization
 ) -> tuple[float, float | None]:
     """Give the SQNR of the weights of a layer, and what Gaussian ones would have."""
-    exact, rounded = (np.concatenate([part.ravel() for part in parts]) for parts in _parts(own))
+    exact = np.concatenate([each.exact.ravel() for each in own])
+    rounded = np.concatenate([each.values.ravel() for each in own])
     expected = [
         expected_weight_sqnr_db(each.rows.shape, quantization.scheme, each.bits) for each in own
     ]
@@ -102,10 +103,6 @@ def _weight_decibels(
         if level is not None
     )
     return found, decibels(sum(powers), noise)
-
-
-def _parts(own: Sequence[Rounded]) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
-    return [each.exact for each in own], [each.values for each in own]
 
 
 def _power(values: NDArray[np.floating]) -> float:
