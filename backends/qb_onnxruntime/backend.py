@@ -7,6 +7,7 @@ from qb_cluster.contracts import (
     Arrays,
     Artifact,
     Executable,
+    LayerSensitivity,
     LoadModel,
     Quantization,
     Support,
@@ -19,6 +20,8 @@ ACCURACY_LEVELS = tuple(support.ARITHMETIC)
 
 class OnnxRuntimeBackend:
     """ONNX Runtime on the CPU.
+
+    Every scheme with any 2–16 bits can be simulated, by float operators that round in the graph.
 
     Args:
         accuracy_level: arithmetic of weight-only linear layers. 1 computes in float32, as the
@@ -34,6 +37,7 @@ class OnnxRuntimeBackend:
     distributions: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
     takes: tuple[str, ...] = ("torch", "onnx")
     home: tuple[str, ...] = ("onnx",)
+    simulates: tuple[str, ...] = ("onnx",)
 
     def __init__(self, accuracy_level: int = 1) -> None:
         if accuracy_level not in ACCURACY_LEVELS:
@@ -82,8 +86,20 @@ class OnnxRuntimeBackend:
 
         Raises:
             UnsupportedError: it turns out only now that this cannot be done to this model.
+            PlugInError: the scheme's ``layers`` name none of the model's, or its own weight
+                quantizer returns something else than weights.
+            NonFiniteError: weights or calibration activations hold NaN or infinity.
+            DataError: there are no calibration examples.
         """
         del model
+        if quantization.execution == "simulated":
+            from qb_onnxruntime.facts import simulated_facts
+            from qb_onnxruntime.simulated import simulate
+
+            simulation = simulate(baseline.data, quantization, calibration)
+            data = simulation.quantized(simulation.weights)
+            facts = simulated_facts(baseline, quantization, simulation.weights, simulation.left)
+            return Artifact(data, "onnx", facts)
         from qb_onnxruntime.facts import quantized_facts
         from qb_onnxruntime.quantize import quantize
 
@@ -114,3 +130,19 @@ class OnnxRuntimeBackend:
         from qb_onnxruntime.runtime import Session
 
         return Session(artifact.data, threads)
+
+    def layer_sensitivity(
+        self,
+        model: LoadModel,
+        quantization: Quantization,
+        calibration: Arrays | None,
+        inputs: Arrays,
+    ) -> list[LayerSensitivity]:
+        """Measure what quantizing each layer alone, and each but one, does to the outputs.
+
+        See ``qb_onnxruntime.sensitivity.layer_sensitivity``.
+        """
+        from qb_onnxruntime.sensitivity import layer_sensitivity
+
+        baseline = self.convert(model, {name: array[:1] for name, array in inputs.items()})
+        return layer_sensitivity(baseline.data, quantization, calibration, inputs)

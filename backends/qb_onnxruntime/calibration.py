@@ -1,6 +1,6 @@
 """Ranges of activations, observed while the float model runs on calibration examples."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import onnx
 import onnxruntime as ort
@@ -17,21 +17,19 @@ BATCH = 8
 
 def observe(
     model: onnx.ModelProto,
-    operators: Collection[str],
+    places: Sequence[tuple[str, int]],
     examples: Arrays,
     calibration: Calibration,
-    bits: int,
     *,
     symmetric: bool,
-) -> dict[str, tuple[float, float]]:
-    """Give the range of every float32 tensor that operators of these kinds read or write.
+) -> list[tuple[float, float]]:
+    """Give the ranges of float32 tensors, in the order in which they are asked for.
 
     Args:
-        model: a float model with inferred types.
-        operators: kinds of operators.
+        model: a float model.
+        places: tensors, each with the bits that it will have.
         examples: by input name.
         calibration: names the observer.
-        bits: of the activations.
         symmetric: see ``make_observer``.
 
     Raises:
@@ -44,21 +42,38 @@ def observe(
             "static activations need calibration examples, and there are none; give the dataset "
             "a calibration part, or raise calibration.samples above 0"
         )
-    names = _activations(model, operators)
-    observers = {name: make_observer(calibration, bits, symmetric=symmetric) for name in names}
-    run = _session_that_gives(model, names).run
-    step = 1 if any(entry.key == ONE_BY_ONE for entry in model.metadata_props) else BATCH
+    observers = {
+        place: make_observer(calibration, place[1], symmetric=symmetric) for place in places
+    }
+    names = list(dict.fromkeys(name for name, _ in places))
+    run = session_that_gives(model, names).run
+    # Within a graph, examples may lie along any axis: one by one they are told apart.
+    is_alone = calibration.observer == "moving_average" or is_one_by_one(model)
+    step = 1 if is_alone else BATCH
     for start in range(0, count, step):
         batch = {name: array[start : start + step] for name, array in examples.items()}
-        for name, values in zip(names, run(names, batch), strict=True):
+        found = dict(zip(names, run(names, batch), strict=True))
+        for (name, _), observer in observers.items():
+            values = found[name][None] if is_alone else found[name]
             try:
-                observers[name].update(values)
+                observer.update(values)
             except NonFiniteError as error:
                 raise NonFiniteError(f"activation '{name}': {error}") from error
-    return {name: observer.range() for name, observer in observers.items()}
+    return [observers[place].range() for place in places]
 
 
-def _activations(model: onnx.ModelProto, operators: Collection[str]) -> list[str]:
+def is_one_by_one(model: onnx.ModelProto) -> bool:
+    """Tell whether a model takes one example at a time."""
+    return any(entry.key == ONE_BY_ONE for entry in model.metadata_props)
+
+
+def activations(model: onnx.ModelProto, operators: Collection[str]) -> list[str]:
+    """Name the float32 tensors that operators of these kinds read or write.
+
+    Args:
+        model: with inferred types.
+        operators: kinds of operators.
+    """
     graph = model.graph
     constants = {tensor.name for tensor in graph.initializer}
     touched = {
@@ -75,8 +90,8 @@ def _activations(model: onnx.ModelProto, operators: Collection[str]) -> list[str
     ]
 
 
-def _session_that_gives(model: onnx.ModelProto, names: list[str]) -> ort.InferenceSession:
-    """Open the model unoptimized, so that each of its tensors exists, with these as outputs."""
+def session_that_gives(model: onnx.ModelProto, names: Sequence[str]) -> ort.InferenceSession:
+    """Open a model unoptimized, so that all its tensors exist, with float32 ones as outputs."""
     opened = onnx.ModelProto()
     opened.CopyFrom(model)
     del opened.graph.output[:]

@@ -1,6 +1,7 @@
 """What an ONNX file holds, read from its tensors."""
 
 import math
+from collections.abc import Collection
 
 import onnx
 from onnx import TensorProto
@@ -8,7 +9,9 @@ from onnx import TensorProto
 from qb_cluster.contracts import Artifact, ArtifactFacts, Quantization
 from qb_onnxruntime.coverage import coverage_of
 from qb_onnxruntime.graph import attributes
-from qb_onnxruntime.macs import Arithmetic, arithmetic
+from qb_onnxruntime.macs import PRODUCTS, Arithmetic, arithmetic, float_products, float_tensors
+from qb_onnxruntime.naming import RECURRENT
+from qb_onnxruntime.subgraphs import all_graphs
 from qb_onnxruntime.support import SCOPE, widths
 
 FLOAT_BITS = {
@@ -97,7 +100,51 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
         integer_mac_share=computed.integer_share,
         integer_layer_mac_share=computed.integer_layer_share,
         fallback_ops=computed.fallback,
-        coverage=coverage_of(float_model, model, quantization),
+        coverage=coverage_of(float_model, float_tensors(model), quantization),
+        scope=quantization.scheme.scope_or(SCOPE),
+    )
+
+
+def simulated_facts(
+    baseline: Artifact,
+    quantization: Quantization,
+    rounded: Collection[str],
+    left: Collection[str],
+) -> ArtifactFacts:
+    """Tell what was rounded in a float file.
+
+    Args:
+        baseline: the float artifact.
+        quantization: what was asked for.
+        rounded: names of the weights that are rounded.
+        left: names of recurrent nodes whose state stays float.
+    """
+    model = onnx.load_from_string(baseline.data)
+    floats = float_tensors(model) - set(rounded)
+    stored = {tensor.name: tensor for tensor in _parameters(model)}
+    biases = {n for node in model.graph.node if node.op_type in RECURRENT for n in node.input[3:4]}
+    weights = [name for name, tensor in stored.items() if _is_weight(tensor) and name not in biases]
+    still = sum(name in floats for name in weights)
+    inner = sum(
+        node.op_type in (*PRODUCTS, *RECURRENT)
+        for graph in all_graphs(model.graph)
+        if graph is not model.graph
+        for node in graph.node
+    )
+    notes = {
+        f"{still} of {len(weights)} weight tensors stay float": still,
+        f"the states of {len(left)} recurrent nodes stay float ({', '.join(left)})": len(left),
+        f"{inner} products in subgraphs (If, Loop, Scan) stay float": inner,
+    }
+    return ArtifactFacts(
+        parameters=baseline.facts.parameters,
+        parameter_bytes=None,
+        quantized_parameters=sum(_count(stored[name]) for name in rounded if name in stored),
+        notes=tuple(note for note, count in notes.items() if count),
+        integer_mac_share=0.0,
+        integer_layer_mac_share=0.0,
+        fallback_ops=float_products(model, floats, quantization),
+        coverage=coverage_of(model, floats, quantization),
         scope=quantization.scheme.scope_or(SCOPE),
     )
 

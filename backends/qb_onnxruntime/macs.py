@@ -2,7 +2,7 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,11 @@ import onnx
 import onnxruntime as ort
 from onnx import AttributeProto, NodeProto, TensorProto
 
-from qb_cluster.contracts import Quantization
+from qb_cluster.contracts import Arrays, Quantization
+from qb_onnxruntime.calibration import session_that_gives
 from qb_onnxruntime.coverage import is_covered, kind_of
 from qb_onnxruntime.graph import attributes, layers
+from qb_onnxruntime.naming import RECURRENT
 from qb_onnxruntime.runtime import open_session, session_options
 from qb_onnxruntime.support import SCOPE
 
@@ -65,15 +67,11 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
         found = sum(macs[name] for name in integer.intersection(names)) / total if total else 0.0
         return None if math.isnan(found) else found
 
-    weights = _float_tensors(float_model)
-    left = {
-        layer.output
-        for layer in layers(float_model)
-        if not is_covered(kind_of(layer), layer.module, quantization)
-    }
+    weights = float_tensors(float_model)
+    left = _left_float(float_model, quantization)
     covered = [node for node in products if node.output[0] not in left]
     layer_names = {node.name for node in covered if constants.intersection(node.input[:2])}
-    still_float = _float_tensors(onnx.load_from_string(data))
+    still_float = float_tensors(onnx.load_from_string(data))
     activations = quantization.scheme.activations
     covers_all = quantization.scheme.scope_or(SCOPE) == "all"
 
@@ -89,6 +87,36 @@ def arithmetic(data: bytes, float_model: onnx.ModelProto, quantization: Quantiza
         integer_layer_share=share(layer_names) if layer_names else None,
         fallback=tuple(sorted(fallback)),
     )
+
+
+def float_products(
+    model: onnx.ModelProto, floats: Collection[str], quantization: Quantization
+) -> tuple[str, ...]:
+    """Name the kinds of products that the scheme covers and whose weights stay float, sorted.
+
+    Args:
+        model: the float model.
+        floats: stored tensors that stay float.
+        quantization: names kinds of layers, and layers that stay float.
+    """
+    left = _left_float(model, quantization)
+    found = {
+        node.op_type
+        for node in model.graph.node
+        if node.op_type in PRODUCTS
+        and node.output[0] not in left
+        and any(name in floats for name in node.input[:2])
+    }
+    return tuple(sorted(found))
+
+
+def _left_float(model: onnx.ModelProto, quantization: Quantization) -> set[str]:
+    """Name the outputs of layers that the scheme leaves float."""
+    return {
+        layer.output
+        for layer in layers(model)
+        if not is_covered(kind_of(layer), layer.module, quantization)
+    }
 
 
 def _optimized(data: bytes) -> onnx.GraphProto:
@@ -108,7 +136,8 @@ def _is_integer(node: NodeProto) -> bool:
     return node.op_type in INTEGER
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
+def float_tensors(model: onnx.ModelProto) -> set[str]:
+    """Name the stored float32 tensors."""
     return {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
 
 
@@ -161,3 +190,31 @@ def _macs(node: NodeProto, shapes: Mapping[str, Sequence[float]]) -> float:
         case "Gemm":
             return math.prod(result) * first[0 if attributes(node).get("transA", 0) else -1]
     return math.prod(result) * first[-1]
+
+
+def weight_macs(data: bytes, example: Arrays) -> dict[str, int]:
+    """Count what one example multiplies by each stored weight of a layer, by its name.
+
+    Args:
+        data: a float file.
+        example: one example (axis 0 has length 1), which is run.
+    """
+    model = onnx.load_from_string(data)
+    found = layers(model)
+    recurrent = [node for node in model.graph.node if node.op_type in RECURRENT]
+    names = {name for layer in found for name in (layer.node.input[0], layer.output)}
+    names |= {node.input[0] for node in recurrent}
+    asked = sorted(names)
+    arrays = session_that_gives(model, asked).run(asked, dict(example)) if asked else []
+    shapes: dict[str, Sequence[float]] = {
+        name: array.shape for name, array in zip(asked, arrays, strict=True)
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    macs: dict[str, int] = {}
+    for layer in found:
+        macs[layer.tensor] = macs.get(layer.tensor, 0) + int(_macs(layer.node, shapes))
+    for node in recurrent:
+        steps = math.prod(shapes[node.input[0]][:2])  # of all examples
+        for name in node.input[1:3]:
+            macs[name] = macs.get(name, 0) + int(steps * math.prod(shapes.get(name, ())))
+    return macs

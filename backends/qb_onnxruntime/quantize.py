@@ -3,13 +3,11 @@
 import onnx
 
 from qb_cluster.contracts import Arrays, Bits, Quantization
-from qb_cluster.errors import PlugInError, UnsupportedError
-from qb_cluster.quantization.layer_patterns import bits_of, check_layer_patterns
-from qb_onnxruntime.coverage import is_covered, kind_of, weights
+from qb_cluster.errors import UnsupportedError
+from qb_onnxruntime.coverage import covered, kind_of
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
 from qb_onnxruntime.graph import layers, load, unshare_biases
-from qb_onnxruntime.naming import model_layers
 from qb_onnxruntime.reason import refusals
 from qb_onnxruntime.static import quantize_qdq
 from qb_onnxruntime.subgraphs import sort_nodes
@@ -71,22 +69,10 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
             "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
             "this model has none"
         )
-    stored = weights(model)
-    check_layer_patterns(
-        quantization.scheme,
-        [*(name for weight in stored for name in weight.names), *model_layers(model)],
-    )
-    for weight in stored:
-        bits_of(weight.names, quantization)
+    covered(model, quantization)
     given = {
         layer.output: quantization.layer_bits(layer.module)
         for layer in found
         if kind_of(layer) in quantization.scheme.weights
     }
-    chosen = {output: bits for output, bits in given.items() if bits is not None}
-    if not any(is_covered(weight.kind, weight.layer, quantization) for weight in stored):
-        raise PlugInError(
-            f"the layers of scheme '{quantization.scheme.name}' leave all of this model float; "
-            "leave the cell out, the baseline is the same"
-        )
-    return chosen
+    return {output: bits for output, bits in given.items() if bits is not None}

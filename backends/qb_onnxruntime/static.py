@@ -16,7 +16,7 @@ from qb_cluster.contracts import Arrays, Calibration, Quantization
 from qb_cluster.contracts.coverage import Scope
 from qb_cluster.quantization.affine import affine_qparams
 from qb_cluster.quantization.kept_ranges import KeptRanges
-from qb_onnxruntime.calibration import observe
+from qb_onnxruntime.calibration import activations, observe
 from qb_onnxruntime.graph import Chosen, Codes, Layer, layers, stored
 from qb_onnxruntime.quiet import quiet
 from qb_onnxruntime.reason import refusals
@@ -29,7 +29,7 @@ QUANTIZED = "_quantized"
 ROOM = 1.001
 """For rounding, in what must fit int32."""
 
-_KEPT: KeptRanges[dict[str, tuple[float, float]]] = KeptRanges()
+_KEPT: KeptRanges[list[tuple[float, float]]] = KeptRanges()
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """Layers, where one factor is a stored weight."""
@@ -166,16 +166,19 @@ def _ranges(
     assert quantization.bits.activation is not None
     calibration = quantization.calibration or Calibration()
     bits, symmetric = quantization.bits.activation, quantization.scheme.symmetric_activations
-    observed = _KEPT.observed(
-        lambda: observe(model, OPERATORS["all"], examples, calibration, bits, symmetric=symmetric),
+    names = activations(model, OPERATORS["all"])
+    places = [(name, bits) for name in names]
+    found = _KEPT.observed(
+        lambda: observe(model, places, examples, calibration, symmetric=symmetric),
         model=model.SerializeToString(),
         examples=examples,
         calibration=calibration,
         bits=bits,
         symmetric=symmetric,
     )
-    if quantization.scheme.symmetric_activations:
-        middle = 2 ** (quantization.bits.activation - 1)
+    observed = dict(zip(names, found, strict=True))
+    if symmetric:
+        middle = 2 ** (bits - 1)
         largest = {name: max(map(abs, ends)) for name, ends in observed.items()}
         observed = {name: (-end * middle / (middle - 1), end) for name, end in largest.items()}
     return {name: (np.float32(low), np.float32(high)) for name, (low, high) in observed.items()}

@@ -1,4 +1,4 @@
-"""What ONNX Runtime can do natively, and with what caveat. Imports no framework."""
+"""What ONNX Runtime can do, and with what caveat. Imports no framework."""
 
 from typing import Final
 
@@ -43,6 +43,8 @@ def support(quantization: Quantization, accuracy_level: int) -> Support:
     scheme = quantization.scheme
     if unknown := unknown_words(scheme, KNOWN, "onnxruntime"):
         return Support(supported=False, reason=unknown)
+    if quantization.execution == "simulated":
+        return _simulation(quantization)
     refusals = [*_scheme_refusals(quantization)]
     if scheme.number == "integer":
         refusals += [reason for bits in widths(quantization) for reason in _refusals(scheme, bits)]
@@ -54,16 +56,36 @@ def support(quantization: Quantization, accuracy_level: int) -> Support:
     return Support(supported=True, reason=reason, scope=scheme.scope_or(SCOPE))
 
 
+def _simulation(quantization: Quantization) -> Support:
+    """Tell whether a scheme can be simulated."""
+    scheme = quantization.scheme
+    for refused, reason in (
+        (not scheme.takes(quantization.bits), f"{scheme.name} does not take {quantization.bits}"),
+        _dynamic_scope(scheme),
+        (scheme.scope == "all", "only inputs and outputs of layers are simulated"),
+    ):
+        if refused:
+            return Support(supported=False, reason=reason)
+    return Support(supported=True, scope=scheme.scope_or(SCOPE))
+
+
+def _dynamic_scope(scheme: Scheme) -> tuple[bool, str]:
+    return (
+        scheme.activations == "dynamic" and scheme.scope not in {None, "inputs"},
+        f"onnxruntime finds ranges while running for inputs only, not '{scheme.scope}'",
+    )
+
+
 def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]:
     scheme, bits = quantization.scheme, quantization.bits
     return (
         (
             quantization.execution != "native",
-            "onnxruntime runs stored integers only; the pytorch backend simulates any bit-width",
+            f"onnxruntime computes native or simulated, not '{quantization.execution}'",
         ),
         (
             scheme.weight_quantizer is not None,
-            "onnxruntime rounds by the common rule only; the pytorch backend simulates others",
+            "onnxruntime stores weights by the common rule only; it simulates others",
         ),
         (not scheme.takes(bits), f"{scheme.name} does not take {bits}"),
         (
@@ -80,10 +102,7 @@ def _scheme_refusals(quantization: Quantization) -> tuple[tuple[bool, str], ...]
                 "too small for an int32 bias; use weight_range minmax or mse"
             ),
         ),
-        (
-            scheme.activations == "dynamic" and scheme.scope not in {None, "inputs"},
-            f"onnxruntime finds ranges while running for inputs only, not '{scheme.scope}'",
-        ),
+        _dynamic_scope(scheme),
         (
             scheme.number == "bf16",
             (

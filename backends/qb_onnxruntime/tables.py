@@ -25,27 +25,28 @@ def quantize_tables(model: onnx.ModelProto, quantization: Quantization) -> None:
     graph = model.graph
     floats = {tensor.name: tensor for tensor in graph.initializer}
     for weight in weights(model):
-        axis = {"embedding": 0, "recurrent": 1}.get(weight.kind)
-        if axis is None or not is_covered(weight.kind, weight.layer, quantization):
+        if weight.kind not in {"embedding", "recurrent"} or not is_covered(
+            weight.kind, weight.layer, quantization
+        ):
             continue
         values = numpy_helper.to_array(floats[weight.tensor])
         if weight.kind == "recurrent" and len(values) > 1:
             continue
-        nodes, tensors = _stored(weight, values, axis, quantization)
+        nodes, tensors = _stored(weight, values, quantization)
         graph.initializer.remove(floats[weight.tensor])
         graph.initializer.extend(tensors)
         graph.node.extend(nodes)  # sorted later
 
 
 def _stored(
-    weight: Weight, values: np.ndarray, axis: int, quantization: Quantization
+    weight: Weight, values: np.ndarray, quantization: Quantization
 ) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
     """Give the nodes that compute a weight under its old name, and what they read."""
     bits = quantization.layer_bits(weight.layer)
     assert bits is not None
     scheme = quantization.scheme
     reader = helper.make_node("Identity", ["", weight.tensor], [weight.tensor])
-    layer = Layer(reader, values, axis)
+    layer = Layer(reader, values, weight.axis)
     codes = layer.codes(scheme, bits)
     dtype = stored_dtype(bits.weight)
     zero_point = None if codes.zero_point is None else codes.zero_point.astype(dtype)

@@ -167,6 +167,7 @@ WITH_LAYERS = {
     ("tflite", "native"),
     ("tflite", "simulated"),
     ("onnxruntime", "native"),
+    ("onnxruntime", "simulated"),
     ("tensorflow", "simulated"),
 }
 """Where a scheme may give layers bits of their own; elsewhere it is refused before."""

@@ -225,6 +225,7 @@ def test_what_a_runtime_cannot_cover_is_unsupported_and_says_why(backend, scheme
         ("pytorch", "simulated", "inputs"),
         ("pytorch", "native", "inputs"),
         ("onnxruntime", "native", "layers"),
+        ("onnxruntime", "simulated", "layers"),
         ("tflite", "native", "layers"),
         ("tensorflow", "native", "all"),
     ],

@@ -295,14 +295,13 @@ def test_what_is_refused_names_what_could_be_had(quantization):
     assert any(word in reason for word in ("w8", "w8a8"))
 
 
-def test_simulation_and_custom_arithmetic_are_left_to_others():
+def test_arithmetic_of_the_user_s_own_is_simulated_only():
     backend: Backend = OnnxRuntimeBackend()
-    simulated = Quantization(Scheme("weight_only"), Bits(8), "simulated")
     custom = Quantization(Scheme("mine", weight_quantizer=lambda w, _: w), Bits(8), "native")
-    for quantization in (simulated, custom):
-        told = backend.support(quantization)
-        assert not told.supported
-        assert "pytorch" in told.reason
+    told = backend.support(custom)
+    assert not told.supported
+    assert "simulates" in told.reason
+    assert backend.support(replace(custom, execution="simulated")).supported
 
 
 def test_a_weight_only_caveat_names_the_accuracy_level():
