@@ -11,6 +11,7 @@ import torch
 
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_onnxruntime.folding import fold_weights
 from qb_onnxruntime.graph import OPSET, layers
 from qb_onnxruntime.quiet import quiet
 from qb_onnxruntime.reason import reason
@@ -74,6 +75,7 @@ def export(model: Any, example: Arrays) -> bytes:
         ) from error
     assert program is not None
     proto = program.model_proto  # made anew at each access
+    fold_weights(proto)
     _name_weights(proto)
     return _cleaned(proto)
 
