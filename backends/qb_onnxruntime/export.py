@@ -10,6 +10,7 @@ import torch
 
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
+from qb_onnxruntime.folding import fold_weights
 from qb_onnxruntime.graph import OPSET
 from qb_onnxruntime.naming import name_layers
 from qb_onnxruntime.quiet import quiet
@@ -73,6 +74,7 @@ def export(model: Any, example: Arrays) -> bytes:
         ) from error
     assert program is not None
     proto = program.model_proto  # made anew at each access
+    fold_weights(proto)
     name_layers(proto, model)
     return _cleaned(proto)
 

@@ -13,6 +13,7 @@ from onnx import helper
 from qb_cluster.contracts import Arrays
 from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_onnxruntime.export import LARGEST_FILE
+from qb_onnxruntime.folding import fold_weights
 from qb_onnxruntime.graph import OPSET, raised
 from qb_onnxruntime.reason import reason
 from qb_onnxruntime.runtime import ONE_BY_ONE, Session
@@ -60,6 +61,7 @@ def from_file(path: Path, example: Arrays) -> bytes:
     with suppress(UnsupportedError):  # the float one runs as it is; quantizing will say it again
         model = raised(model, OPSET)
     _prepare(model)
+    fold_weights(model)
     _feed(model, example, path.name)
     data = bytes(model.SerializeToString())
     _try(data, example, path.name)

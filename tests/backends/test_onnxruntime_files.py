@@ -116,6 +116,23 @@ def test_layers_of_a_file_go_by_their_weight_or_else_their_node(write):
         quantized(baseline, Quantization(unknown, Bits(4), "native"))
 
 
+def test_a_weight_that_the_file_joins_from_pieces_is_a_weight(write):
+    model = model_proto()
+    *before, constant, product, add = model.graph.node
+    pieces = [
+        numpy_helper.from_array(rows, f"piece_{i}")
+        for i, rows in enumerate(np.split(WEIGHTS["onnx::MatMul_7"], 2))
+    ]
+    join = helper.make_node("Concat", ["piece_0", "piece_1"], constant.output, axis=0)
+    del model.graph.node[:]
+    model.graph.node.extend([*before, join, product, add])
+    model.graph.initializer.extend(pieces)
+    baseline = convert(write(model), input=IMAGES[:1])
+    np.testing.assert_allclose(output(baseline), expected(), atol=1e-5)
+    facts = quantized(baseline, Quantization(Scheme("weight_only"), Bits(8), "native")).facts
+    assert facts.coverage == {"linear": (640, 640), "conv": (144, 144)}
+
+
 def test_weights_beside_the_file_are_taken_in(write):
     path = write(
         model_proto(), save_as_external_data=True, location="weights.bin", size_threshold=0

@@ -28,14 +28,14 @@ class Place:
     def command(self, *arguments):
         return [str(Path(sys.executable).parent / "qb"), *arguments]
 
-    def qb(self, *arguments, env=None):
+    def qb(self, *arguments, env=None, timeout_s=240):
         return subprocess.run(
             self.command(*arguments),
             cwd=self.folder,
             env=os.environ | (env or {}),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=timeout_s,
             check=False,
         )
 
