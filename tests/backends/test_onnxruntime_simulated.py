@@ -633,17 +633,20 @@ def test_layer_sensitivity_is_that_of_pytorch(net, quantization):
             assert one.weight_sqnr_db == pytest.approx(two.weight_sqnr_db, abs=0.1)
 
 
-def test_an_embedding_has_rows_and_both_weights_of_a_recurrent_node_are_one_layer():
+def test_an_embedding_has_rows_and_so_has_each_weight_of_a_recurrent_node():
     model, inputs, examples = given("lstm")
     quantization = asked("w4a6", "static", scope="inputs")
     rows = OURS.layer_sensitivity(lambda: model, quantization, {"input": examples}, inputs)
     only = {row.layer: row for row in rows if row.mode == "only"}
-    assert [row.mode for row in rows] == ["only", "all_but"] * 3
-    head, embed, steps = only.values()
+    assert [row.mode for row in rows] == ["only", "all_but"] * 4
+    head, embed, *steps = only.values()
     assert (head.layer, embed.layer) == ("head", "embed")
     assert (embed.parameters, embed.macs) == (600, 0)
-    assert (steps.parameters, steps.macs) == (4 * 16 * 28, 10 * 4 * 16 * 28)
-    assert steps.weight_sqnr_db == pytest.approx(steps.expected_weight_sqnr_db, abs=5)
+    assert [step.layer for step in steps] == ["steps.weight_ih_l0", "steps.weight_hh_l0"]
+    assert sum(step.parameters for step in steps) == 4 * 16 * 28
+    assert sum(step.macs for step in steps) == 10 * 4 * 16 * 28
+    for step in steps:
+        assert step.weight_sqnr_db == pytest.approx(step.expected_weight_sqnr_db, abs=5)
     exact = run(OURS, baseline("lstm")[0], model, inputs)
     for layer, row in only.items():  # each is a cell in which the others stay float
         layers = ((layer, "w4a6"), ("*", "float"))
