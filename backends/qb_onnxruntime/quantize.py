@@ -64,13 +64,12 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
         UnsupportedError: the model has none.
         PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
     """
-    found = layers(model)
-    if not found:
+    found, stored = layers(model), weights(model)
+    if not stored:
         raise UnsupportedError(
-            "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
-            "this model has none"
+            "onnxruntime quantizes nodes with stored float32 weights (Conv, MatMul, Gemm, Gather, "
+            "LSTM and alike), and this model has none"
         )
-    stored = weights(model)
     check_layer_patterns(quantization.scheme, [weight.layer for weight in stored])
     given = {
         layer.output: quantization.layer_bits(layer.module)

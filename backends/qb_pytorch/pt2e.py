@@ -259,13 +259,14 @@ def _facts(
 def _quantized(module: torch.nn.Module, integers: Sequence[torch.Tensor]) -> set[str]:
     """Name the weights that a program holds in integers: those of the same shapes.
 
-    A program has forgotten what its tensors were called.
+    A program has forgotten what its tensors were called. The quantizer takes layers that multiply
+    alone, so a table of a head's shape is not meant.
     """
     left = Counter(tuple(tensor.shape) for tensor in integers)
     found = set()
-    for name, parameter in module.named_parameters():
-        shape = tuple(parameter.shape)
+    for name, layer in layers.multiplying(module).items():
+        shape = tuple(layer.weight.shape)
         if left[shape] > 0:
             left[shape] -= 1
-            found.add(name)
+            found.add(f"{name}.weight".removeprefix("."))
     return found

@@ -151,6 +151,18 @@ def test_the_simulation_covers_every_weight_by_its_kind(net):
         assert facts.fallback_ops == ()
 
 
+def test_a_table_is_not_taken_for_quantized_because_a_head_has_its_shape():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 50)).eval()
+    ids = np.random.default_rng(0).integers(0, 50, (8, 4))
+    backend = made_by("pytorch")
+    asked = Quantization(schemes.static(), Bits(8, 8), "native", Calibration())
+    artifact = backend.quantize(
+        lambda: net, backend.convert(lambda: net, {"input": ids[:1]}), asked, {"input": ids}
+    )
+    assert artifact.facts.coverage == {"linear": (1600, 1600), "embedding": (0, 1600)}
+
+
 @pytest.mark.parametrize("bits", ["w8", "w4"])
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("backend", BACKENDS)
