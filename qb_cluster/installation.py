@@ -12,7 +12,9 @@ from urllib.request import url2pathname
 
 OWN: Final = "qb-cluster"
 TORCH: Final = "torch==2.13.0"  # of constraints.txt; with the pin pip takes the CPU build it has
-_WITH_TORCH: Final = frozenset({"pytorch", "tflite", "onnxruntime", "models", "all"})
+_WITH_TORCH: Final = frozenset(
+    {"pytorch", "tflite", "onnxruntime", "models", "architectures", "all"}
+)
 
 
 def install_line(*extras: str, name: str = OWN) -> str:

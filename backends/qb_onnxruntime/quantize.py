@@ -4,7 +4,7 @@ import onnx
 
 from qb_cluster.contracts import Arrays, Bits, Quantization
 from qb_cluster.errors import UnsupportedError
-from qb_onnxruntime.coverage import covered, kind_of
+from qb_onnxruntime.coverage import covered, kind_of, weights
 from qb_onnxruntime.dynamic import quantize_dynamic
 from qb_onnxruntime.float_formats import to_fp8, to_fp16
 from qb_onnxruntime.graph import layers, load, unshare_biases
@@ -63,16 +63,15 @@ def choose(model: onnx.ModelProto, quantization: Quantization) -> dict[str, Bits
         UnsupportedError: the model has none, or layers that share a weight get different bits.
         PlugInError: a pattern of the scheme's ``layers`` matches nothing, or all stay float.
     """
-    found = layers(model)
-    if not found:
+    if not weights(model):
         raise UnsupportedError(
-            "onnxruntime quantizes Conv, MatMul and Gemm nodes with stored float32 weights, and "
-            "this model has none"
+            "onnxruntime quantizes nodes with stored float32 weights (Conv, MatMul, Gemm, Gather, "
+            "LSTM and alike), and this model has none"
         )
     covered(model, quantization)
     given = {
         layer.output: quantization.layer_bits(layer.module)
-        for layer in found
+        for layer in layers(model)
         if kind_of(layer) in quantization.scheme.weights
     }
     return {output: bits for output, bits in given.items() if bits is not None}

@@ -49,3 +49,47 @@ def conv(*, weight: Sequence[Any], bias: Sequence[float]) -> Any:
     )
     layer.set_weights([kernel, np.array(bias, np.float32)])
     return model
+
+
+def conv_transpose(*, weight: Sequence[Any], bias: Sequence[float]) -> Any:
+    """Give a Conv2DTranspose layer whose stride is its kernel, for 8 × 8 inputs.
+
+    Args:
+        weight: nested lists, ``(inputs, outputs, height, width)``.
+        bias: length ``outputs``.
+
+    Returns:
+        A ``keras.Model``; takes and returns ``(n, channels, height, width)``, both float32.
+    """
+    import keras
+
+    kernel = np.array(weight, np.float32).transpose(2, 3, 1, 0)
+    layer = keras.layers.Conv2DTranspose(kernel.shape[2], kernel.shape[:2], kernel.shape[:2])
+    model = keras.Sequential(
+        [
+            keras.Input((kernel.shape[3], 8, 8), name="input"),
+            keras.layers.Permute((2, 3, 1)),
+            layer,
+            keras.layers.Permute((3, 1, 2)),
+        ]
+    )
+    layer.set_weights([kernel, np.array(bias, np.float32)])
+    return model
+
+
+def embedding(*, weight: Sequence[Any]) -> Any:
+    """Give an Embedding, for 8 ids.
+
+    Args:
+        weight: nested lists, ``(rows, width)``.
+
+    Returns:
+        A ``keras.Model``; takes int64 ``(n, 8)``, returns float32 ``(n, 8, width)``.
+    """
+    import keras
+
+    table = np.array(weight, np.float32)
+    layer = keras.layers.Embedding(*table.shape)
+    model = keras.Sequential([keras.Input((8,), dtype="int64", name="input"), layer])
+    layer.set_weights([table])
+    return model

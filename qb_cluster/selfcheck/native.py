@@ -5,11 +5,9 @@ from weights and inputs that the reference arithmetic has rounded. What both los
 must agree. Models come from a plug-in, for this package imports no framework.
 """
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -28,7 +26,7 @@ from qb_cluster.contracts import (
     Ref,
     Scheme,
 )
-from qb_cluster.errors import PlugInError
+from qb_cluster.errors import PlugInError, UnsupportedError
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.evaluation.inference import run
 from qb_cluster.quantization import schemes
@@ -40,11 +38,11 @@ from qb_cluster.quantization.affine import (
 from qb_cluster.quantization.observers import make_observer
 from qb_cluster.quantization.weights import quantize_dequantize_weights
 from qb_cluster.selfcheck.check import Check
+from qb_cluster.selfcheck.oracle_layers import EXAMPLES, Array, OracleLayer, oracle_layers
 
 _ORACLES: Final = {"torch": "qb_pytorch.oracle", "keras": "qb_tensorflow.oracle"}
-"""Modules with model builders ``linear`` and ``conv``, by kind of model. All take weights, inputs
-and outputs with channels on axis 0, 1 and 1, as ``qb_pytorch.oracle`` says."""
-_EXAMPLES: Final = 256
+"""Modules with model builders by kind of layer, by kind of model. All take weights, inputs and
+outputs in torch's layout, as ``qb_pytorch.oracle`` says."""
 _TOLERANCE_DB: Final = 0.3
 _LAW: Final = "NumPy on the same tensors, SQNR dB"
 
@@ -91,32 +89,15 @@ _CASES: Final = (
     _Case(schemes.static(), "w6a4", execution="simulated"),
 )
 
-Array = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class _Layer:
-    """A layer with known weights, its inputs, and how NumPy computes it.
-
-    Attributes:
-        inputs: examples along axis 0.
-        compute: inputs and weight to outputs, without the bias, in float64.
-        bias: broadcastable against the outputs.
-    """
-
-    kind: str
-    weight: Array
-    bias: Array
-    inputs: Array
-    compute: Callable[[Array, Array], NDArray[np.float64]]
-
-    def outputs(self, inputs: Array, weight: Array) -> NDArray[np.float64]:
-        return self.compute(inputs, weight) + self.bias
-
-    def model(self, oracle: str) -> LoadModel:
-        options = {"weight": self.weight.tolist(), "bias": self.bias.ravel().tolist()}
-        ref = Ref(f"oracle {self.kind}", f"{oracle}:{self.kind}", json.dumps(options))
-        return partial(plugins.make, "model", ref)
+_WITH_EVERY_OPTION: Final = ("linear", "conv")
+_OF_EVERY_KIND: Final = (
+    "weight_only w8",
+    "weight_only w4",
+    "dynamic w8a8",
+    "static w8a8",
+    "weight_only w3 simulated",
+)
+"""Cases of the other kinds of layer: what options do to weights, the two above show."""
 
 
 def check_backend(name: str) -> Iterator[Check]:
@@ -139,13 +120,20 @@ def check_backend(name: str) -> Iterator[Check]:
     elif not _installed(oracle):
         yield _unchecked(name, f"its oracle models are in '{oracle}', which is not installed")
     else:
-        for layer in _layers():
+        for layer in oracle_layers():
+            try:
+                plugins.check("model", f"{oracle}:{layer.kind}")
+            except PlugInError:
+                yield _unchecked(f"{name}, {layer.kind}", f"{oracle} has no model of this kind")
+                continue
             yield from _check_layer(name, backend, layer, layer.model(oracle))
 
 
-def _check_layer(name: str, backend: Backend, layer: _Layer, model: LoadModel) -> Iterator[Check]:
+def _check_layer(
+    name: str, backend: Backend, layer: OracleLayer, model: LoadModel
+) -> Iterator[Check]:
     subject = f"{name}, {layer.kind}"
-    exact = layer.outputs(layer.inputs, layer.weight)
+    exact = layer.exact
     try:
         baseline = backend.convert(model, {"input": layer.inputs[:1]})
         outputs = _run(backend, baseline, model, layer)
@@ -154,9 +142,9 @@ def _check_layer(name: str, backend: Backend, layer: _Layer, model: LoadModel) -
         return
     worst = deviation(exact, outputs).max_abs_error / float(np.abs(exact).max())
     yield Check(f"{subject} float", "NumPy, largest error ÷ largest output", 0.0, worst, 1e-4)
-    for case in _CASES:
+    for case in _cases(layer):
         static = case.scheme.activations == "static"
-        calibration = Calibration(_EXAMPLES) if static else None
+        calibration = Calibration(EXAMPLES) if static else None
         bits = Bits.parse(case.bits)
         quantization = Quantization(case.scheme, bits, case.execution, calibration)
         if backend.support(quantization).supported:
@@ -164,29 +152,45 @@ def _check_layer(name: str, backend: Backend, layer: _Layer, model: LoadModel) -
             yield _check_case(label, backend, layer, model, baseline, quantization)
 
 
+def _cases(layer: OracleLayer) -> Iterator[_Case]:
+    """Give what a layer is checked under.
+
+    What a scheme rounds inside a layer that multiplies more than once differs among runtimes, so
+    such a layer is held by its weights.
+    """
+    for case in _CASES:
+        is_weights = case.scheme.activations == "none"
+        if layer.kind in _WITH_EVERY_OPTION or (
+            case.label in _OF_EVERY_KIND and (is_weights or layer.has_one_input)
+        ):
+            yield case
+
+
 def _check_case(
     subject: str,
     backend: Backend,
-    layer: _Layer,
+    layer: OracleLayer,
     model: LoadModel,
     baseline: Artifact,
     quantization: Quantization,
 ) -> Check:
-    exact = layer.outputs(layer.inputs, layer.weight)
+    exact = layer.exact
     references = _references(layer, quantization)
     examples = {"input": layer.inputs} if quantization.calibration else None
     try:
         artifact = backend.quantize(model, baseline, quantization, examples)
-        if not artifact.facts.quantized_parameters and layer.kind == "conv":
+        if not artifact.facts.quantized_parameters and layer.kind != "linear":
             caveat = backend.support(quantization).reason
             return _unchecked(subject, f"the weight stays float: {caveat or 'no reason given'}")
         outputs = _run(backend, artifact, model, layer)
+    except UnsupportedError as error:
+        return _unchecked(subject, f"unsupported: {error}")
     except Exception as error:
         return _broken(subject, _LAW, references[""], error)
     got = deviation(exact, outputs).sqnr_db
     references = _references(layer, _declared(quantization, artifact))
     nearest = min(references, key=lambda rounded: abs(references[rounded] - got))
-    notes = [f"{nearest} rounded too"] if nearest else []
+    notes = [nearest] if nearest else []
     return Check(
         subject,
         _LAW,
@@ -205,42 +209,54 @@ def _declared(quantization: Quantization, artifact: Artifact) -> Quantization:
     return replace(quantization, bits=artifact.facts.effective_bits or quantization.bits)
 
 
-def _references(layer: _Layer, quantization: Quantization) -> dict[str, float]:
+def _references(layer: OracleLayer, quantization: Quantization) -> dict[str, float]:
     """Give the SQNR in dB that the scheme demands, by what is rounded beyond its minimum.
 
     Where all of a computation is in few bits, runtimes differ: some keep every activation in
     integers, others none but the inputs of layers; some compute in half precision, others only
-    store in it. The key of the minimum is empty.
+    store in it; a table that is looked up may have one scale. The key of the minimum is empty.
     """
     scheme, bits = quantization.scheme, quantization.bits
-    exact = layer.outputs(layer.inputs, layer.weight)
-    weight = quantize_dequantize_weights(layer.weight, scheme, bits)
+    exact = layer.exact
+    weights = layer.rounded(scheme, bits)
 
     def sqnr_db(outputs: NDArray[Any]) -> float:
         return deviation(exact, outputs).sqnr_db
 
     if bits.activation is None:
-        return {"": sqnr_db(layer.outputs(layer.inputs, weight))}
+        return {"": sqnr_db(layer.outputs(layer.inputs, weights))}
     if scheme.number != "integer":
         inputs = quantize_dequantize_weights(layer.inputs, scheme, bits)
-        outputs = layer.outputs(inputs, weight)
+        outputs = layer.outputs(inputs, weights)
         rounded = quantize_dequantize_weights(outputs.astype(np.float32), scheme, bits)
         return {
-            "": sqnr_db(layer.outputs(layer.inputs, weight)),
-            "inputs": sqnr_db(outputs),
-            "inputs and outputs": sqnr_db(rounded),
+            "": sqnr_db(layer.outputs(layer.inputs, weights)),
+            "inputs rounded too": sqnr_db(outputs),
+            "inputs and outputs rounded too": sqnr_db(rounded),
         }
 
     def activations(values: Array) -> Array:
         assert bits.activation is not None
         return _rounded(values, bits.activation, symmetric=scheme.symmetric_activations)
 
+    if layer.inputs.dtype != np.float32:  # numbers of rows, which nothing rounds
+        found = layer.outputs(layer.inputs, weights)
+        coarse = layer.rounded(replace(scheme, granularity="per_tensor"), bits)
+        as_activations = {name: activations(weight) for name, weight in layer.weights.items()}
+        return {
+            "": sqnr_db(found),
+            "outputs rounded too": sqnr_db(activations(found.astype(np.float32))),
+            "one scale for the whole table": sqnr_db(layer.outputs(layer.inputs, coarse)),
+            "the table is rounded as activations are": sqnr_db(
+                layer.outputs(layer.inputs, as_activations)
+            ),
+        }
     if quantization.calibration is None:
         inputs = np.stack([activations(example) for example in layer.inputs])
-        return {"": sqnr_db(layer.outputs(inputs, weight))}
-    outputs = layer.outputs(activations(layer.inputs), weight)
+        return {"": sqnr_db(layer.outputs(inputs, weights))}
+    outputs = layer.outputs(activations(layer.inputs), weights)
     rounded = activations(outputs.astype(np.float32))
-    return {"": sqnr_db(outputs), "outputs": sqnr_db(rounded)}
+    return {"": sqnr_db(outputs), "outputs rounded too": sqnr_db(rounded)}
 
 
 def _rounded(values: Array, bits: int, *, symmetric: bool) -> Array:
@@ -250,41 +266,9 @@ def _rounded(values: Array, bits: int, *, symmetric: bool) -> Array:
     return quantize_dequantize_affine(values, *qparams(*observer.range(), bits), bits)
 
 
-def _run(backend: Backend, artifact: Artifact, model: LoadModel, layer: _Layer) -> Array:
+def _run(backend: Backend, artifact: Artifact, model: LoadModel, layer: OracleLayer) -> Array:
     executable = backend.open(artifact, model, 1)
-    return run(executable, {"input": layer.inputs}, _EXAMPLES)
-
-
-def _layers() -> tuple[_Layer, ...]:
-    """Give a linear layer and a convolution, Gaussian in and out.
-
-    The linear layer has 32 inputs, so that a row is one block for the kernels that have a scale
-    per block of 32.
-    """
-    generator = np.random.default_rng(6)
-
-    def normal(*shape: int) -> Array:
-        return generator.standard_normal(shape).astype(np.float32)
-
-    return (
-        _Layer("linear", normal(64, 32), normal(64), normal(_EXAMPLES, 32), _linear),
-        _Layer("conv", normal(16, 8, 3, 3), normal(16, 1, 1), normal(_EXAMPLES, 8, 8, 8), _conv),
-    )
-
-
-def _linear(inputs: Array, weight: Array) -> NDArray[np.float64]:
-    product: NDArray[np.float64] = inputs.astype(np.float64) @ weight.astype(np.float64).T
-    return product
-
-
-def _conv(inputs: Array, weight: Array) -> NDArray[np.float64]:
-    windows: NDArray[Any] = np.lib.stride_tricks.sliding_window_view(
-        inputs.astype(np.float64), weight.shape[2:], axis=(2, 3)
-    )
-    product: NDArray[np.float64] = np.einsum(
-        "nchwij,ocij->nohw", windows, weight.astype(np.float64), optimize=True
-    )
-    return product
+    return run(executable, {"input": layer.inputs}, EXAMPLES)
 
 
 def _installed(module: str) -> bool:

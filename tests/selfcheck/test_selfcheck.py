@@ -33,7 +33,16 @@ def numpy_backends(monkeypatch):
 
 
 def checked(factory):
-    return list(check_backend(f"numpy_backend:{factory}"))
+    """Checks of the kinds of layer that numpy_backend.py has."""
+    checks = check_backend(f"numpy_backend:{factory}")
+    return [check for check in checks if "has no model of this kind" not in check.note]
+
+
+def test_a_kind_of_layer_that_has_no_oracle_is_told(numpy_backends):
+    checks = list(check_backend("numpy_backend:right"))
+    told = [check.subject for check in checks if "has no model of this kind" in check.note]
+    kinds = ("conv_transpose", "embedding", "recurrent", "attention")
+    assert told == [f"numpy_backend:right, {kind}" for kind in kinds]
 
 
 def misses(checks):
