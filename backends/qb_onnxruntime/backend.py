@@ -32,6 +32,7 @@ class OnnxRuntimeBackend:
     requires: tuple[str, ...] = ("torch", "onnx", "onnxscript", "onnxruntime")
     distributions: tuple[str, ...] = ("onnxruntime", "onnx", "onnxscript", "torch")
     takes: tuple[str, ...] = ("torch", "onnx")
+    handles = support.HANDLES
 
     def __init__(self, accuracy_level: int = 1) -> None:
         if accuracy_level not in ACCURACY_LEVELS:

@@ -45,6 +45,7 @@ class PyTorchBackend:
     requires = ("torch", "torchao")
     distributions = ("torch", "torchao")
     takes = ("torch", "pt2")
+    handles = support.HANDLES
 
     def __init__(self, *, _device: str = support.CPU) -> None:
         self._device = _device

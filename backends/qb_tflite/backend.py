@@ -11,9 +11,10 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
+from qb_cluster.contracts.coverage import Handlings
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
-from qb_tflite.support import SCOPE, native_support
+from qb_tflite.support import HANDLES, SCOPE, native_support
 
 _FORMAT = "tflite"
 
@@ -35,6 +36,7 @@ class TFLiteBackend:
         "tflite-runtime",
     )
     takes: ClassVar[tuple[str, ...]] = ("torch", "tflite")
+    handles: ClassVar[Handlings] = HANDLES
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:

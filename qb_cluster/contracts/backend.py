@@ -133,6 +133,9 @@ class Backend(Protocol):
     str``, which says why, or nothing. It is asked of model files where ``support`` said yes; for
     what a callable returns, ``quantize`` finds out.
 
+    A backend may say in ``handles: Handlings`` what becomes of each kind of layer natively, in 8
+    bits and without options: ``qb backends NAME`` shows it.
+
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
 
