@@ -219,8 +219,12 @@ def report(
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
 @click.option("--check", is_flag=True, help="Run every native entry on digits (takes minutes).")
 def backends(names: tuple[str, ...], *, as_json: bool, check: bool) -> None:
-    """Show what every backend (or those in NAMES) supports: scheme × bits, and why not."""
+    """Show what every backend (or those in NAMES) supports: scheme × bits, and why not.
+
+    With NAMES it also shows what becomes of each kind of layer.
+    """
     from qb_cluster.catalog.plugins import registered
+    from qb_cluster.plan.handled_kinds import handled_kinds_table
     from qb_cluster.plan.support_matrix import support_json_lines, support_matrix, support_table
     from qb_cluster.terminal import output
 
@@ -229,6 +233,9 @@ def backends(names: tuple[str, ...], *, as_json: bool, check: bool) -> None:
         _print_lines(support_json_lines(entries))
     else:
         output().print(support_table(entries))
+        for table in filter(None, map(handled_kinds_table, names)):
+            output().print()
+            output().print(table)
     if check:
         from qb_cluster.claim_check import check_claims
 

@@ -38,6 +38,7 @@ class OnnxRuntimeBackend:
     takes: tuple[str, ...] = ("torch", "onnx")
     home: tuple[str, ...] = ("onnx",)
     simulates: tuple[str, ...] = ("onnx",)
+    handles = support.HANDLES
 
     def __init__(self, accuracy_level: int = 1) -> None:
         if accuracy_level not in ACCURACY_LEVELS:

@@ -3,7 +3,7 @@
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
-from qb_cluster.contracts.coverage import Scope
+from qb_cluster.contracts.coverage import Handlings, Scope
 from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
 STORED_BITS = (2, 4, 8, 16)
@@ -27,6 +27,33 @@ NO_FLOAT_KERNEL = (2, 8)
 
 SCOPE: Final[Scope] = "layers"
 """Which activations static recipes round unless the scheme says."""
+HANDLES: Final[Handlings] = {
+    "none": {
+        "linear": "weights rounded",
+        "conv": "weights rounded",
+        "conv_transpose": "weights rounded",
+        "embedding": "weights rounded",
+        "recurrent": "weights rounded",
+        "attention": "weights rounded",
+    },
+    "dynamic": {
+        "linear": "integers",
+        "conv": "integers",
+        "conv_transpose": "float",
+        "embedding": "weights rounded",
+        "recurrent": "weights rounded",
+        "attention": "integers",
+    },
+    "static": {
+        "linear": "integers",
+        "conv": "integers",
+        "conv_transpose": "weights rounded",
+        "embedding": "weights rounded",
+        "recurrent": "weights rounded",
+        "attention": "integers",
+    },
+}
+"""What becomes of each kind of layer in 8 bits; artifacts are held against it."""
 
 SMALLEST_BLOCK = 16
 """MatMulNBits has a scale per 16, 32, 64, 128 or 256 inputs."""

@@ -47,6 +47,7 @@ class PyTorchBackend:
     distributions = ("torch", "torchao")
     takes = ("torch", "pt2")
     home = ("torch", "pt2")
+    handles = support.HANDLES
 
     def __init__(self, *, _device: str = support.CPU) -> None:
         self._device = _device

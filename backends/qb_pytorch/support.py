@@ -3,7 +3,7 @@
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Bits, Quantization, Scheme, Support
-from qb_cluster.contracts.coverage import Scope
+from qb_cluster.contracts.coverage import Handlings, Scope
 from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
 KNOWN: Final[Vocabulary] = {
@@ -44,6 +44,33 @@ _GPU_FP8: Final = f"{_FP8}; needs a GPU of compute capability 8.9"
 BYTE: Final = 8
 SCOPE: Final[Scope] = "inputs"
 """Which activations are rounded unless the scheme says."""
+HANDLES: Final[Handlings] = {
+    "none": {
+        "linear": "weights rounded",
+        "conv": "weights rounded",
+        "conv_transpose": "float",
+        "embedding": "weights rounded",
+        "recurrent": "float",
+        "attention": "weights rounded",
+    },
+    "dynamic": {
+        "linear": "integers",
+        "conv": "float",
+        "conv_transpose": "float",
+        "embedding": "weights rounded",
+        "recurrent": "float",
+        "attention": "integers",
+    },
+    "static": {
+        "linear": "integers",
+        "conv": "integers",
+        "conv_transpose": "float",
+        "embedding": "weights rounded",
+        "recurrent": "float",
+        "attention": "integers",
+    },
+}
+"""What becomes of each kind of layer in 8 bits; artifacts are held against it."""
 DYNAMIC_INPUTS: Final = "ranges are found while running for the inputs of layers only"
 
 

@@ -12,11 +12,11 @@ from qb_cluster.contracts import (
     Quantization,
     Support,
 )
-from qb_cluster.contracts.coverage import LayerKind
+from qb_cluster.contracts.coverage import Handlings, LayerKind
 from qb_cluster.errors import UnsupportedError
 from qb_litert.quiet import quiet
 from qb_tflite import storage
-from qb_tflite.support import SCOPE, native_support, simulated_support
+from qb_tflite.support import HANDLES, SCOPE, native_support, simulated_support
 
 _FORMAT = "tflite"
 
@@ -44,6 +44,7 @@ class TFLiteBackend:
     home: ClassVar[tuple[str, ...]] = ("tflite",)
     # Fast kernels round sums unlike the reference ones, whose dynamic ranges are symmetric.
     reference_slack_db: ClassVar[float] = 6.0
+    handles: ClassVar[Handlings] = HANDLES
     board_runtime: ClassVar[str] = "qb_litert.runtime"
 
     def __init__(self, *, allow_known_broken: bool = False) -> None:

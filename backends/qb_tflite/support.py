@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from qb_cluster.contracts import FLOAT, Activations, Bits, Quantization, Scheme, Support
-from qb_cluster.contracts.coverage import Scope
+from qb_cluster.contracts.coverage import Handlings, Scope
 from qb_cluster.quantization.vocabulary import Vocabulary, unknown_words
 
 KNOWN: Final[Vocabulary] = {
@@ -28,6 +28,33 @@ SYMMETRIC_ACTIVATION_BITS: Final = (_TWO_BYTES,)
 """Widths at which LiteRT's kernels know no zero point."""
 SCOPE: Final[Scope] = "layers"
 """Which activations static recipes round unless the scheme says."""
+HANDLES: Final[Handlings] = {
+    "none": {
+        "linear": "weights rounded",
+        "conv": "weights rounded",
+        "conv_transpose": "weights rounded",
+        "embedding": "weights rounded",
+        "recurrent": "weights rounded",
+        "attention": "weights rounded",
+    },
+    "dynamic": {
+        "linear": "integers",
+        "conv": "integers",
+        "conv_transpose": "integers",
+        "embedding": "weights rounded",
+        "recurrent": "integers",
+        "attention": "integers",
+    },
+    "static": {
+        "linear": "integers",
+        "conv": "integers",
+        "conv_transpose": "integers",
+        "embedding": "weights rounded",
+        "recurrent": "integers",
+        "attention": "integers",
+    },
+}
+"""What becomes of each kind of layer in 8 bits; artifacts are held against it."""
 GROUP_SIZES: Final = (32, 64, 128, 256)
 
 _STAYS_FLOAT: Final = (

@@ -168,6 +168,9 @@ class Backend(Protocol):
     ``home: tuple[str, ...]``: float artifacts of others are held against it. One that computes
     float32 models in fewer bits says so in ``float_precision: str``, such as ``bf16``.
 
+    A backend may say in ``handles: Handlings`` what becomes of each kind of layer natively, in 8
+    bits and without options: ``qb backends NAME`` shows it.
+
     A backend whose artifacts run on boards also has ``board_runtime: str``, the name of a module
     that does with Python 3.8, NumPy and the runtime: see ``boards.bundle.make_bundle``.
 

@@ -17,6 +17,13 @@ which the bias, the batch normalization and the ReLU that follow belong; or ``al
 
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
+Handling = Literal["integers", "weights rounded", "float"]
+"""What becomes of a kind of layer: it computes with integers, it computes in float with weights
+that were rounded, or it stays as it was."""
+
+Handlings = Mapping[str, Mapping[LayerKind, Handling]]
+"""By what a scheme does to activations (``none``, ``dynamic``, ``static``) and kind of layer."""
+
 WHOLE: Final = 0.9
 """A cell that quantized less of what its scheme covers is no proof of the scheme."""
 

@@ -174,6 +174,32 @@ def test_weights_of_all_kinds_are_quantized_natively_as_simulated_or_the_facts_s
         assert sqnr_db(expected, found) > 60  # the same weights, to float rounding
 
 
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("activations", "scheme", "bits"),
+    [
+        ("none", schemes.weight_only(), "w8"),
+        ("dynamic", schemes.dynamic(), "w8a8"),
+        ("static", schemes.static(), "w8a8"),
+    ],
+)
+def test_what_a_backend_says_of_kinds_of_layers_is_true_of_its_artifacts(
+    backend, net, activations, scheme, bits
+):
+    if (backend, net) in UNCONVERTED:
+        return
+    handles = made_by(backend).handles[activations]
+    facts, _ = quantized(backend, net, "native", scheme, bits)
+    table_in_a_bag = (backend, net) == ("pytorch", "bag")  # EmbeddingBag: its kernel takes floats
+    for kind, (done, total) in facts.coverage.items():
+        if not (table_in_a_bag and kind == "embedding"):
+            assert done == (0 if handles[kind] == "float" else total), kind
+    multiplied = {handles[kind] for kind in NETS[net][1] if kind != "embedding"}
+    if facts.integer_layer_mac_share is not None and len(multiplied) == 1:
+        assert (facts.integer_layer_mac_share == 1) == (multiplied == {"integers"})
+
+
 @pytest.mark.parametrize(("backend", "scope"), [("onnxruntime", "layers"), ("tflite", "layers")])
 @pytest.mark.parametrize(("net", "least"), [("vit", 33), ("unet", 44)])
 def test_inputs_and_outputs_of_layers_are_rounded_natively_as_simulated(backend, scope, net, least):
