@@ -95,7 +95,10 @@ def quantized_facts(data: bytes, baseline: Artifact, quantization: Quantization)
     return ArtifactFacts(
         parameters=baseline.facts.parameters,
         parameter_bytes=sum(map(_bytes, [*floats, *quantized, *of_weights])),
-        quantized_parameters=sum(packed.get(t.name, _count(t)) for t in quantized),
+        # A bias that layers share is stored once for each scale that it needs.
+        quantized_parameters=min(
+            baseline.facts.parameters, sum(packed.get(t.name, _count(t)) for t in quantized)
+        ),
         notes=tuple(note for note, count in notes.items() if count),
         integer_mac_share=computed.integer_share,
         integer_layer_mac_share=computed.integer_layer_share,

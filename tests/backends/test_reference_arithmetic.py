@@ -14,6 +14,7 @@ from qb_cluster.errors import UnsupportedError
 from qb_cluster.evaluation import inference
 from qb_cluster.evaluation.own_arithmetic import departure
 from qb_cluster.quantization import schemes
+from qb_cluster.worker.facts_check import check_facts
 
 pytestmark = pytest.mark.frameworks
 
@@ -124,3 +125,26 @@ def test_torchaos_own_ranges_have_no_reference():
     torch.manual_seed(0)
     with pytest.raises(UnsupportedError, match="stored weights"):
         found("pytorch", "logits", schemes.dynamic(), "w8a8")
+
+
+class Twice(nn.Module):
+    """One layer on two inputs of unlike ranges, so that its bias needs two scales."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, input):  # noqa: A002 - the name of a lone input
+        return self.head(self.mix(input[:, 0]).relu() + self.mix(9 * input[:, 1]).relu())
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_bias_that_is_stored_twice_is_no_second_parameter(name):
+    torch.manual_seed(0)
+    model, backend = Twice().eval(), plugins.make("backend", Ref(name, name))
+    inputs = {"input": np.random.default_rng(0).normal(size=(32, 2, 16)).astype(np.float32)}
+    base = backend.convert(lambda: model, {"input": inputs["input"][:1]})
+    asked = Quantization(STATIC, Bits(8, 8), "native", Calibration())
+    made = backend.quantize(lambda: model, base, asked, inputs)
+    check_facts(backend, made, base, simulated=False)
+    assert 0 < made.facts.quantized_parameters <= made.facts.parameters
