@@ -8,7 +8,7 @@ import pandas as pd
 
 from qb_cluster.catalog import plugins
 from qb_cluster.contracts import Ref
-from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims
+from qb_cluster.dispatch.support_check import DIGITS_MODELS, check_spec, claims, kinds_spec
 from qb_cluster.errors import NothingRunsError
 from qb_cluster.launch import launch
 from qb_cluster.plan.support_matrix import Entry
@@ -19,7 +19,7 @@ from qb_cluster.terminal import messages, output
 
 
 def check_claims(entries: Sequence[Entry]) -> bool:
-    """Run every native entry on digits; tells whether every claim held.
+    """Run every native entry on digits, and nets of every kind of layer; tells whether all held.
 
     Raises:
         NothingRunsError: there was none to run.
@@ -31,14 +31,16 @@ def check_claims(entries: Sequence[Entry]) -> bool:
     tables = []
     with tempfile.TemporaryDirectory() as folder:
         for kind in DIGITS_MODELS:
-            text = check_spec(kind, made, schemes)
-            if text is not None:
-                spec = Path(folder, f"{kind}.yaml")
-                spec.write_text(text, encoding="utf-8")
-                with RunProgress(messages()) as progress:
-                    launch(load_spec(spec), str(Path(folder, kind)), progress, is_kept=False)
-                tables.append(read_results(str(Path(folder, kind))))
-    checked = list(claims(entries, pd.concat(tables))) if tables else []
+            texts = {kind: check_spec(kind, made, schemes), f"{kind}-kinds": kinds_spec(kind, made)}
+            for name, text in texts.items():
+                if text is not None:
+                    spec = Path(folder, f"{name}.yaml")
+                    spec.write_text(text, encoding="utf-8")
+                    with RunProgress(messages()) as progress:
+                        launch(load_spec(spec), str(Path(folder, name)), progress, is_kept=False)
+                    tables.append(read_results(str(Path(folder, name))))
+    handles = {backend.name: getattr(backend, "handles", {}) for backend in made}
+    checked = list(claims(entries, pd.concat(tables), handles)) if tables else []
     if not checked:
         raise NothingRunsError("nothing was checked: no backend here runs the digits models")
     held = True
