@@ -9,6 +9,7 @@ compiler is needed.
 import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,7 +80,9 @@ def quantize(
         module = spell_out(module, recurrent=False)
         macs = layers.count_macs(module, checkpoint.example(baseline))
     bits = layers.bits_of_layers(module, quantization)
+    parameters = modules.parameter_count(module)
     _spell_out_padding(module)
+    _add_biases(module)
     what = "PT2E cannot trace or quantize this model for batches of any size"
     with refusals(what, _ADVICE), quiet(), torch.no_grad():
         from torchao.utils import should_reduce_range
@@ -89,6 +92,7 @@ def quantize(
         data = _convert(module, modules.tensors(examples), quantizer)
         notes = () if activation_bits == 8 else ("7-bit activations: this CPU has no VNNI",)
         facts = _facts(module, data, quantization, macs, notes)
+        facts = replace(facts, parameters=parameters)
     return Artifact(data, FORMAT, facts)
 
 
@@ -105,6 +109,13 @@ def _spell_out_padding(module: torch.nn.Module) -> None:
             layer.padding = (0, 0)
         elif layer.padding == "same" and not any(span % 2 for span in spans):
             layer.padding = tuple(span // 2 for span in spans)
+
+
+def _add_biases(module: torch.nn.Module) -> None:
+    """Give linear layers a bias of zeros: of inputs with three axes, torch lowers no others."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.bias is None:
+            layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
 
 
 def open_program(artifact: Artifact) -> Executable:
