@@ -77,7 +77,9 @@ def quantize(
         )
     module, macs = checkpoint.attention_spelled_out(module, baseline)
     bits = layers.bits_of_layers(module, quantization)
+    parameters = modules.parameter_count(module)
     _spell_out_padding(module)
+    _add_biases(module)
     what = "PT2E cannot trace or quantize this model for batches of any size"
     with refusals(what, _ADVICE), quiet(), torch.no_grad():
         from torchao.utils import should_reduce_range
@@ -90,9 +92,8 @@ def quantize(
         if activation_bits < BYTE:
             notes = ("7-bit activations: this CPU has no VNNI",)
             effective = Bits(quantization.bits.weight, activation_bits)
-        facts = replace(
-            _facts(module, data, quantization, macs, tables, notes), effective_bits=effective
-        )
+        facts = _facts(module, data, quantization, macs, tables, notes)
+        facts = replace(facts, parameters=parameters, effective_bits=effective)
     return Artifact(data, FORMAT, facts)
 
 
@@ -109,6 +110,13 @@ def _spell_out_padding(module: torch.nn.Module) -> None:
             layer.padding = (0, 0)
         elif layer.padding == "same" and not any(span % 2 for span in spans):
             layer.padding = tuple(span // 2 for span in spans)
+
+
+def _add_biases(module: torch.nn.Module) -> None:
+    """Give linear layers a bias of zeros: of inputs with three axes, torch lowers no others."""
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.bias is None:
+            layer.bias = torch.nn.Parameter(layer.weight.new_zeros(layer.out_features))
 
 
 def open_program(artifact: Artifact, *, is_lowered: bool = True) -> Executable:

@@ -151,6 +151,19 @@ def test_the_simulation_covers_every_weight_by_its_kind(net):
         assert facts.fallback_ops == ()
 
 
+def test_linear_layers_without_a_bias_run_in_integers_on_sequences():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(32, 32, bias=False), nn.ReLU(), nn.Linear(32, 8, bias=False))
+    inputs = {"input": np.random.default_rng(0).standard_normal((8, 6, 32)).astype(np.float32)}
+    backend = made_by("pytorch")
+    asked = Quantization(schemes.static(), Bits(8, 8), "native", Calibration())
+    example = {"input": inputs["input"][:1]}
+    artifact = backend.quantize(lambda: net, backend.convert(lambda: net, example), asked, inputs)
+    assert artifact.facts.integer_layer_mac_share == 1
+    assert artifact.facts.parameters == 32 * 32 + 32 * 8
+    assert all(layer.bias is None for layer in net if isinstance(layer, nn.Linear))
+
+
 @pytest.mark.parametrize("bits", ["w8", "w4"])
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("backend", BACKENDS)
