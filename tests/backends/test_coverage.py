@@ -189,6 +189,7 @@ def test_weights_of_all_kinds_are_quantized_natively_as_simulated_or_the_facts_s
 
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("activations", "scheme", "bits"),
     [

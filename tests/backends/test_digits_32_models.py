@@ -81,6 +81,7 @@ def test_training_it_twice_gives_the_same_weights(small):
     assert all(torch.equal(weight, second[name]) for name, weight in first.items())
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("backend", BACKENDS, ids=lambda backend: backend.name)
 def test_every_product_runs_in_integers_under_static_w8a8(backend, small, data):
     """Residual sums and folded normalization included."""

@@ -122,7 +122,7 @@ def test_layers_of_a_program_are_sensitive_as_the_module_s_are(net, path, inputs
         BACKEND.layer_sensitivity(load, asked, None, inputs) for load in (lambda: net, lambda: path)
     )
     by_name = {(row.layer, row.mode): row for row in one}
-    assert {row.layer for row in two} == {"stem", "grouped", "along", "up", "head"}
+    assert {row.layer for row in two} == {"stem", "grouped", "along", "up", "head", "embed"}
     for row in two:
         assert row.sqnr_db == pytest.approx(by_name[row.layer, row.mode].sqnr_db, abs=1e-3)
 

@@ -91,6 +91,7 @@ def test_a_board_gives_the_numbers_of_this_machine_and_says_where_it_ran(place, 
     )
 
 
+@pytest.mark.nightly
 def test_a_board_that_was_upgraded_runs_its_cells_again_and_no_others(place, boards):
     def run(python):
         board = dataclasses.replace(boards[0], python=str(python))
@@ -153,6 +154,7 @@ def test_a_board_that_is_cut_off_and_crashes_comes_back_and_every_cell_has_its_r
     pd.testing.assert_frame_equal(numbers(results, "alpha"), numbers(results, "beta"))
 
 
+@pytest.mark.nightly
 def test_the_second_sweep_that_wants_a_board_waits_and_says_for_whom(place, boards, tmp_path):
     text = on(device("alpha", boards[0]))
     first_spec = place.spec(text.replace("sweep: boards", "sweep: the-first"), "first.yaml")
@@ -186,7 +188,7 @@ def test_a_board_that_computes_wrongly_without_our_knowing_is_a_mismatch(place, 
     wrong = results.loc[("alpha", "w8")]
     assert set(wrong["status"]) == {"kernel_mismatch"}
     assert (wrong["sqnr_db"] < wrong["reference_sqnr_db"] - 15).all()
-    assert wrong[["value", "delta", "speedup"]].isna().all(axis=None)
+    assert wrong["speedup"].isna().all()
     for row in wrong.itertuples():
         assert re.search(
             rf"median SQNR -?\d+\.\d dB where its simulation on {row.simulator} gives \d+\.\d dB",

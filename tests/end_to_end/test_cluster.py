@@ -292,6 +292,7 @@ def test_a_sweep_that_waits_for_a_node_gives_back_those_that_it_is_done_with(pla
         cluster.remove_node(node)
 
 
+@pytest.mark.nightly
 def test_the_second_sweep_on_a_node_waits_and_says_so(place, cluster):
     board = {"qb/board": "shared"}
     node = cluster.add_node(num_cpus=2, labels=board, resources={"qb_lock": 1})

@@ -1,5 +1,6 @@
 """Nominal but not real: recipes that do nothing, and kernels that compute something else."""
 
+import re
 from functools import partial
 
 import pytest
@@ -44,7 +45,7 @@ def test_known_traps_of_litert_are_never_reported_as_results(place):
         assert row["sqnr_db"] < limit or "NaN" in row["error"]
         assert row["reference_sqnr_db"] > 1
         assert row[["latency_median_ns", "speedup"]].isna().all()
-        assert "reference arithmetic" in row["error"]
+        assert re.search("reference arithmetic|simulation is finite", row["error"])
         assert row["simulator"] == "pytorch"
     # And these are what they say.
     for key in (("float", "f32"), ("weight_only", "w4"), ("dynamic", "w8a8")):
@@ -62,6 +63,7 @@ measure: {latency: false}
 """
 
 
+@pytest.mark.nightly
 def test_one_scheme_on_three_runtimes_agrees_with_its_simulation_and_is_tabled(place):
     done = place.qb("run", place.spec(SAME), "--out", "out", "--pool", "inline")
     assert done.returncode == 0, done.stderr

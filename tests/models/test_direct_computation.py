@@ -21,7 +21,7 @@ from torch import nn
 from qb_cluster.catalog.digits import digits
 from qb_models import docstrings, efficientnet, file_types, minilm, sequence_nets, unet, vit
 
-pytestmark = pytest.mark.frameworks
+pytestmark = [pytest.mark.frameworks, pytest.mark.nightly]
 
 EXAMPLES = 32
 SPEC = """

@@ -30,6 +30,7 @@ OTHER_KINDS = {
 }
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("backend", OTHER_KINDS)
 def test_every_kind_of_layer_is_held_by_its_weights_or_told_to_stay_float(backend):
     checks = [check for check in checks_of(backend) if check.subject.endswith("weight_only w8")]
