@@ -113,17 +113,13 @@ class TensorFlowBackend:
         use_threads(threads)
         return float_run.executable(artifact)
 
-    def reference(
-        self,
-        artifact: Artifact,
-        model: LoadModel,  # noqa: ARG002  the contract's
-        threads: int,
-    ) -> Executable:
+    def reference(self, artifact: Artifact, model: LoadModel, threads: int) -> Executable:
         """Open a ``.tflite`` with the plain kernels that define the format.
 
         Raises:
             UnsupportedError: it is none, or LiteRT lacks kernels for it.
         """
+        del model
         if artifact.format != _TFLITE:
             raise UnsupportedError("models of TensorFlow have no other arithmetic")
         return _open_tflite(artifact.data, threads, reference_kernels=True)

@@ -11,7 +11,13 @@ from qb_cluster.evaluation import kernel
 from qb_cluster.evaluation.deviation import deviation
 from qb_cluster.evaluation.own_arithmetic import departure
 from qb_cluster.worker.artifact_folder import ArtifactFolder
-from qb_cluster.worker.prepare_stage import Made, find_own, kept_outputs, reference_outputs
+from qb_cluster.worker.prepare_stage import (
+    Made,
+    add_note,
+    find_own,
+    kept_outputs,
+    reference_outputs,
+)
 
 NOTED_GAP_DB: Final = 3.0
 """What a recipe loses beyond its scheme is noted from twice the noise on."""
@@ -38,7 +44,7 @@ def judge_baseline(
         first = outputs[: len(reference)]
         values["baseline_sqnr_db"] = judge.check(reference, first, precision)
         if precision != judge.FULL:
-            _note(values, f"{cell.backend.label} computes float models in {precision}")
+            add_note(values, f"{cell.backend.label} computes float models in {precision}")
     if judge.is_constant(outputs):
         return judge.CONSTANT
     return judge.doubt(outputs[: len(again)], again)
@@ -79,7 +85,7 @@ def judge_kernels(
         )
         gap = values["recipe_gap_db"] = scheme_db - own_db if own_db != scheme_db else 0.0
         if gap > NOTED_GAP_DB:
-            _note(
+            add_note(
                 values,
                 f"this runtime's recipe loses {gap:.1f} dB beyond the scheme ({own_db:.1f} dB, and "
                 f"{scheme_db:.1f} simulated)",
@@ -112,7 +118,3 @@ def _against_scheme(
         f"where its simulation on {values['simulator']} gives {compared.simulated_db:.1f} dB"
         f"{agreement}"
     )
-
-
-def _note(values: dict[str, Any], note: str) -> None:
-    values["notes"] = [*(values.get("notes") or ()), note]

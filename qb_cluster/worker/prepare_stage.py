@@ -194,7 +194,7 @@ def find_own(
     except KernelMismatchError:
         raise
     except CellError as error:
-        _note(values, f"no reference arithmetic for this artifact: {error}")
+        add_note(values, f"no reference arithmetic for this artifact: {error}")
         return None
 
 
@@ -243,7 +243,7 @@ def find_twin(
         try:
             return in_framework(preparation, artifacts, cell.device.threads)
         except CellError as error:
-            _note(values, f"the float model is held against nothing: {error}")
+            add_note(values, f"the float model is held against nothing: {error}")
             return None
     if cell.execution != "native":
         return None
@@ -256,11 +256,12 @@ def find_twin(
             note = f"kernels are held against nothing: {error}"
         else:
             values["simulator"] = twin.simulator
-            _note(values, twin.note)
+            add_note(values, twin.note)
             return twin
-    _note(values, note)
+    add_note(values, note)
     return None
 
 
-def _note(values: dict[str, Any], note: str) -> None:
+def add_note(values: dict[str, Any], note: str) -> None:
+    """Add a note to those that a row has; nothing where it is empty."""
     values["notes"] = [*(values.get("notes") or ()), *filter(None, [note])] or None

@@ -5,6 +5,7 @@ import functools
 import numpy as np
 import pytest
 import torch
+from attention_net import Vit
 from torch import nn
 
 from qb_cluster.catalog import plugins
@@ -15,19 +16,6 @@ from qb_cluster.quantization import schemes
 pytestmark = pytest.mark.frameworks
 
 BACKENDS = ("pytorch", "onnxruntime", "tflite")
-
-
-class Vit(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.norm, self.head = nn.Linear(16, 64), nn.LayerNorm(64), nn.Linear(64, 10)
-        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
-
-    def forward(self, input):  # noqa: A002 - the name of a lone input
-        values = self.embed(input)
-        normed = self.norm(values)
-        found = self.attention(normed, normed, normed, need_weights=False)[0]
-        return self.head((values + found).mean(1))
 
 
 class Steps(nn.Module):

@@ -28,9 +28,10 @@ class Net(nn.Module):
             self.add_module(name, part)
 
     def forward(self, input):  # noqa: A002 - the name of a lone input
+        values = input
         for part in self.children():
-            input = part(input)  # noqa: A001
-        return input
+            values = part(values)
+        return values
 
 
 class Attention(nn.Module):
@@ -69,10 +70,10 @@ class Folded(nn.Module):
                 nn.init.uniform_(norm.running_var, 0.5, 2)
 
     def forward(self, input):  # noqa: A002 - the name of a lone input
-        input = self.stem(input)  # noqa: A001
+        values = self.stem(input)
         for block, norm in zip(self.blocks, self.norms, strict=True):
-            input = torch.relu(norm(block(input)))  # noqa: A001
-        return self.up_norm(self.up(input)).mean((2, 3))
+            values = torch.relu(norm(block(values)))
+        return self.up_norm(self.up(values)).mean((2, 3))
 
 
 class Places(nn.Module):

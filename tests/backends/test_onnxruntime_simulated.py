@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from attention_net import Vit
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -30,19 +31,6 @@ pytestmark = pytest.mark.frameworks
 OURS, TORCH = OnnxRuntimeBackend(), PyTorchBackend()
 OBSERVERS = ("minmax", "moving_average", "percentile", "mse", "entropy")
 RNG = np.random.default_rng(5)
-
-
-class Vit(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embed, self.norm, self.head = nn.Linear(16, 64), nn.LayerNorm(64), nn.Linear(64, 10)
-        self.attention = nn.MultiheadAttention(64, 4, batch_first=True)
-
-    def forward(self, input):  # noqa: A002 - the name of a lone input
-        values = self.embed(input)
-        normed = self.norm(values)
-        found = self.attention(normed, normed, normed, need_weights=False)[0]
-        return self.head((values + found).mean(1))
 
 
 class Steps(nn.Module):
